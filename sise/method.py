@@ -1,0 +1,323 @@
+"""SISE and Ada-SISE, one function per phase of the papers.
+
+Phase 1, feature map extraction, is :meth:`sise.probe.Probe.feature_maps`; phase 2 is :func:`select`; phase 3 is
+:func:`visualize`; phase 4 is :func:`sise.fusion.fuse`.
+
+References:
+    Sattarzadeh et al., "Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and
+    Block-Wise Feature Aggregation", AAAI 2021.
+    Sudhakar et al., "Ada-SISE: Adaptive Semantic Input Sampling for Efficient Explanation of Convolutional Neural
+    Networks", ICASSP 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sise.fusion import fuse
+from sise.maps import minmax, upsample, upsampled_sums
+from sise.probe import EPSILON, MASK_RULES, Probe
+from sise.types import SuiteError, choose
+
+ADAPTIVE_RULES = (
+    "otsu_positive",
+    "otsu_signed",
+    "eq5_literal_asc_incl",
+    "eq5_literal_asc_excl",
+    "eq5_literal_desc_incl",
+    "eq5_literal_desc_excl",
+    "author_hist",
+)
+ESTIMATORS = ("exact", "skimage", "uint8")
+Threshold = Callable[[np.ndarray], float]
+
+
+def sise(
+    probe: Probe,
+    targets: Sequence[int],
+    *,
+    mu: float = 0.0,
+    layers: Sequence[str] | None = None,
+    mask: str = "bilinear",
+    contribution: str = "mask_size",
+    gate: str = "otsu_soft",
+    temperature: float = 100.0,
+    empty: str = "skip",
+    normalise: bool = True,
+) -> Tensor:
+    """Semantic Input Sampling for Explanation.
+
+    Args:
+        probe: One image as one network sees it.
+        targets: T class indices.
+        mu: Keep feature maps whose gradient score exceeds ``mu`` times the layer's largest (eq. 6 with the ``>`` of
+            the published AAAI version).
+        layers: Low to high; the probe's own by default.
+        mask: How feature maps become masks: ``bilinear`` (resize, then min-max), ``normalise_then_resize``,
+            ``nearest`` (PROTOCOL F2).
+        contribution: C_m of eq. 3: ``mask_size`` divides each mask by its sum, ``none`` does not (F4).
+        gate: Fusion's gate: ``otsu_hard``, ``otsu_soft``, ``otsu_soft_notau``, ``simple`` (F6).
+        temperature: Of the soft gates.
+        empty: What a layer without a map does in fusion: ``skip``, ``zero``, ``nan`` (F9).
+        normalise: Min-max the result (F8).
+
+    Returns:
+        (T, H, W) saliency. Zero everywhere where no layer has a feature map with a positive gradient score.
+
+    Reference:
+        Sattarzadeh et al. 2021; PROTOCOL 2.2.
+    """
+    return _explain(
+        probe,
+        targets,
+        lambda normalised_scores: mu,
+        False,
+        layers=layers,
+        mask=mask,
+        contribution=contribution,
+        gate=gate,
+        temperature=temperature,
+        empty=empty,
+        normalise=normalise,
+    )
+
+
+def ada_sise(
+    probe: Probe,
+    targets: Sequence[int],
+    *,
+    rule: str = "otsu_positive",
+    estimator: str = "exact",
+    inclusive: bool = False,
+    layers: Sequence[str] | None = None,
+    mask: str = "bilinear",
+    contribution: str = "mask_size",
+    gate: str = "otsu_soft",
+    temperature: float = 100.0,
+    empty: str = "skip",
+    normalise: bool = True,
+) -> Tensor:
+    """Adaptive SISE: the threshold of each layer is found from its gradient scores.
+
+    Args:
+        probe: One image as one network sees it.
+        targets: T class indices.
+        rule: How: ``otsu_positive`` (Otsu on the positive scores: the paper's text), ``otsu_signed`` (Otsu on all
+            scores, at least 0: what fits the paper's Table 2), the four literal readings of eqs. 2-6, or
+            ``author_hist`` (the authors' histogram code); PROTOCOL A1 and section 4.
+        estimator: Of the two Otsu rules: ``exact`` over the sorted samples, ``skimage`` (256 bins between extremes)
+            or ``uint8`` (256 levels, as OpenCV) (A2).
+        inclusive: Keep a score equal to the threshold too (A3).
+        layers, mask, contribution, gate, temperature, empty, normalise: As in :func:`sise`.
+
+    Returns:
+        (T, H, W) saliency.
+
+    Reference:
+        Sudhakar et al. 2021; PROTOCOL 2.3.
+    """
+    choose("rule", rule, ADAPTIVE_RULES)
+    choose("estimator", estimator, ESTIMATORS)
+    return _explain(
+        probe,
+        targets,
+        lambda normalised_scores: adaptive_threshold(normalised_scores, rule, estimator),
+        inclusive,
+        layers=layers,
+        mask=mask,
+        contribution=contribution,
+        gate=gate,
+        temperature=temperature,
+        empty=empty,
+        normalise=normalise,
+    )
+
+
+def _explain(
+    probe: Probe,
+    targets: Sequence[int],
+    threshold: Threshold,
+    inclusive: bool,
+    *,
+    layers: Sequence[str] | None,
+    mask: str,
+    contribution: str,
+    gate: str,
+    temperature: float,
+    empty: str,
+    normalise: bool,
+) -> Tensor:
+    """The four phases, for all targets at once: one stream of masked passes over the union of their selections."""
+    choose("mask", mask, MASK_RULES)
+    choose("contribution", contribution, ("mask_size", "none"))
+    layers = tuple(layers or probe.layers)
+    if not layers:
+        raise SuiteError("SISE needs at least one layer: give layers=[...] low to high, or a probe that has them.")
+    selected = {
+        layer: torch.stack([select(gradient_scores(probe, layer, t), threshold, inclusive) for t in targets])
+        for layer in layers
+    }
+    # a constant map's mask is all zero and adds nothing: it needs no pass, though it took part in the thresholds
+    used = {layer: chosen & live(probe, layer, mask) for layer, chosen in selected.items()}
+    probe.score_feature_maps({layer: chosen.any(dim=0).nonzero()[:, 0] for layer, chosen in used.items()}, mask)
+    maps = {layer: visualize(probe, layer, targets, used[layer], mask, contribution) for layer in layers}
+    fused = [
+        fuse(
+            [maps[layer][i] for layer in layers],
+            gate=gate,
+            temperature=temperature,
+            empty=empty,
+            normalise=normalise,
+        )
+        for i in range(len(targets))
+    ]
+    return torch.stack([torch.zeros(probe.size, device=probe.device) if f is None else f for f in fused])
+
+
+# ---------------------------------------------------------------------- phase 2: selection
+
+
+def gradient_scores(probe: Probe, layer: str, target: int) -> Tensor:
+    """α: the gradient of the target's score summed over each feature map's locations, (C,) (eq. 4)."""
+    return probe.gradients(layer, target).flatten(1).sum(dim=1)
+
+
+def live(probe: Probe, layer: str, mask: str = "bilinear") -> Tensor:
+    """(C,) bool: the feature maps that are not constant."""
+    lo, hi = probe.extrema(layer, mask)
+    return hi > lo
+
+
+def select(scores: Tensor, threshold: Threshold, inclusive: bool = False) -> Tensor:
+    """Feature maps whose normalised gradient score α/β exceeds a threshold (eqs. 5-6).
+
+    Args:
+        scores: (C,) gradient scores α.
+        threshold: Called with the (C,) normalised scores.
+        inclusive: Whether a score equal to the threshold stays.
+
+    Returns:
+        (C,) bool; nothing selected if the largest score is not positive.
+    """
+    largest = scores.max()
+    if not largest > 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    normalised = (scores / largest).double()
+    cut = threshold(normalised.cpu().numpy())
+    return normalised >= cut if inclusive else normalised > cut
+
+
+def adaptive_threshold(normalised_scores: np.ndarray, rule: str, estimator: str = "exact") -> float:
+    """Ada-SISE's μ for one layer.
+
+    With fewer than three positive scores, or all of them equal, the threshold is 0: all positives stay (A4).
+
+    Args:
+        normalised_scores: (C,) α/β; their maximum is 1.
+        rule, estimator: See :func:`ada_sise`.
+
+    Returns:
+        The threshold, at least 0.
+    """
+    positive = normalised_scores[normalised_scores > 0]
+    if len(positive) < 3 or positive.min() == positive.max():
+        return 0.0
+    if rule == "otsu_positive":
+        return otsu(positive, estimator)
+    if rule == "otsu_signed":
+        return max(otsu(normalised_scores, estimator), 0.0)
+    if rule == "author_hist":
+        from sise.fusion import otsu256
+
+        return otsu256(torch.from_numpy(positive))
+    _, _, order, last = rule.split("_")
+    return _literal_equation_5(positive, descending=order == "desc", include_last=last == "incl")
+
+
+def otsu(values: np.ndarray, estimator: str = "exact") -> float:
+    """Otsu's threshold of scalar samples: the largest value of the low class.
+
+    Args:
+        values: (n,), n >= 2, not all equal.
+        estimator: ``exact`` maximises the between-class variance over all n - 1 splits of the sorted samples;
+            ``skimage`` and ``uint8`` do so over 256 bins, between the extremes or of [0, 1].
+    """
+    if estimator == "skimage":
+        from skimage.filters import threshold_otsu
+
+        return float(threshold_otsu(values))
+    if estimator == "uint8":
+        return float(otsu(np.round(values.clip(0) * 255)) / 255)
+    ordered = np.sort(values)
+    n = len(ordered)
+    low = np.arange(1, n)
+    sums = np.cumsum(ordered)
+    difference = sums[:-1] / low - (sums[-1] - sums[:-1]) / (n - low)
+    between = low * (n - low) * difference**2
+    return float(ordered[int(np.argmax(between))])
+
+
+def _literal_equation_5(positive: np.ndarray, *, descending: bool, include_last: bool) -> float:
+    """Eqs. 2-6 of Ada-SISE to the letter, where 0-based ``i - 1`` is the paper's i (PROTOCOL section 4)."""
+    ordered = np.sort(positive)[::-1] if descending else np.sort(positive)
+    n = len(ordered)
+    i = np.arange(1, n + 1 if include_last else n)
+    low = np.cumsum(ordered)[i - 1] / i * n
+    tail = np.cumsum(ordered[::-1])[::-1]  # sum from the i-th value on: the paper counts it in both classes
+    with np.errstate(divide="ignore"):
+        high = np.where(i < n, tail[i - 1] / np.maximum(n - i, 1), np.inf) * n
+    variance = low * high * ((n - 2 * i) / n) ** 2
+    return float(ordered[int(np.argmax(variance))])
+
+
+# ---------------------------------------------------------------------- phase 3: scoring
+
+
+def visualize(
+    probe: Probe,
+    layer: str,
+    targets: Sequence[int],
+    selected: Tensor,
+    mask: str = "bilinear",
+    contribution: str = "mask_size",
+) -> list[Tensor | None]:
+    """Visualization maps of one layer: masks weighted by the confidence they leave (eqs. 2, 3, 12).
+
+    Upsampling is linear, so the sum is made at the layer's resolution and upsampled once:
+    ``V = U(Σ_k a_k (A_k - lo_k))`` with ``a_k = Ψ_k / (d_k (Σ m_k + 1e-6))`` and ``d_k = hi_k - lo_k + 1e-6``.
+
+    Args:
+        probe: One image as one network sees it.
+        layer: The layer's name.
+        targets: T class indices.
+        selected: (T, C) bool, the feature maps used per target; constant ones contribute nothing.
+        mask, contribution: See :func:`sise`.
+
+    Returns:
+        T maps (H, W) in [0, 1]; None where nothing is selected or the map is constant.
+    """
+    channels = selected.any(dim=0).nonzero()[:, 0]
+    if not len(channels):
+        return [None] * len(targets)
+    lo, hi = (e[channels].double() for e in probe.extrema(layer, mask))
+    maps = probe.feature_maps(layer)[channels].double() - lo[:, None, None]
+    span = hi - lo + EPSILON
+    confidences = probe.to_confidence(probe.masked_scores(layer, channels, mask))[:, list(targets)]
+    weights = confidences.T * selected[:, channels] / span
+    if contribution == "mask_size":
+        weights = weights / (_mask_sums(maps, probe.size, mask) / span + EPSILON)
+    combined = torch.einsum("tc,chw->thw", weights, maps)
+    visualization = upsample(combined, probe.size, "nearest" if mask == "nearest" else "bilinear")
+    scaled = minmax(visualization).float()
+    return [m if bool(s.any()) and bool(m.any()) else None for m, s in zip(scaled, selected, strict=True)]
+
+
+def _mask_sums(maps: Tensor, size: tuple[int, int], mask: str) -> Tensor:
+    """(C,) float64 sums over all pixels of the upsampled maps."""
+    if mask == "nearest":
+        return upsample(maps, size, "nearest").sum(dim=(1, 2))
+    return upsampled_sums(maps, size)

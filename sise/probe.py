@@ -1,0 +1,419 @@
+"""One image as one network sees it: each quantity computed once, remembered, and billed to whoever asks.
+
+Every explainer reads the same probe: feature maps, gradients, and the scores of the image under attribution masks. A
+masked forward pass scores all classes at once, so all targets of an image, all thresholds, SISE, Ada-SISE and
+Score-CAM draw on one set of passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sise.maps import upsampled_extrema
+from sise.scoring import Scorer, Segment, _check_scores, _fp32_matmul
+from sise.types import Confidence, GradientScore, SuiteError, choose
+
+CONFIDENCES = ("softmax", "sigmoid", "logit")
+GRADIENT_SCORES = ("log_odds", "softmax_f32", "logit")
+MASK_RULES = ("bilinear", "normalise_then_resize", "nearest")
+EPSILON = 1e-6
+"""Added to a map's range before dividing by it (PROTOCOL F2), and to a mask's size (F4)."""
+
+
+@dataclass
+class Cost:
+    """What something took: wall seconds, and images sent through the network forward and backward."""
+
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass
+class Bill:
+    """What one explainer costs on its own, whoever computed what it used (see :meth:`Probe.bill`).
+
+    Attributes:
+        seconds: Wall time spent inside the block, plus the recorded time of every remembered quantity it used.
+        forward, backward: Images sent through the network, counted in the same way.
+    """
+
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    _used: dict = field(default_factory=dict, repr=False)
+    _computed: dict = field(default_factory=dict, repr=False)
+
+
+class Probe:
+    """One image and one network; answers, and remembers.
+
+    Args:
+        network: ``(N, 3, H, W) network input -> (N, K) scores``, in eval mode. Left as it is.
+        image: (1, 3, H, W) network input.
+        layers: SISE's layers, low to high, by their names in ``network.named_modules()``.
+        cam_layer: The layer CAM methods read; the last of ``layers`` by default.
+        confidence: Ψ: ``softmax``, ``sigmoid`` or ``logit`` (PROTOCOL M6).
+        gradient: The scalar whose gradients select feature maps: ``log_odds`` z_c - logsumexp of the other classes,
+            ``softmax_f32`` or ``logit`` (PROTOCOL M7). log_odds has the gradient of the softmax probability but for a
+            positive factor that cancels in α/β, and stays exact where the probability rounds to 1.
+        fill: Network input shown where a mask is 0, broadcastable to (1, 3, H, W); None for zero (PROTOCOL M5).
+        scorer: The engine; a new one if None. Share one between the images of a network.
+        seed: For explainers that draw random numbers.
+
+    Raises:
+        SuiteError: On an unknown switch or layer, a network in training mode, an image of the wrong shape, or scores
+            that are not finite.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        *,
+        layers: Sequence[str] = (),
+        cam_layer: str | None = None,
+        confidence: Confidence = "softmax",
+        gradient: GradientScore = "log_odds",
+        fill: Tensor | None = None,
+        scorer: Scorer | None = None,
+        seed: int = 0,
+    ) -> None:
+        if image.ndim != 4 or image.shape[0] != 1:
+            raise SuiteError(f"a probe takes one image of shape (1, C, H, W); got {tuple(image.shape)}.")
+        if network.training:
+            raise SuiteError("the network is in training mode; call network.eval() before explaining it.")
+        self.network = network
+        self.image = image.detach()
+        self.layers = tuple(layers)
+        self.cam_layer = cam_layer or (self.layers[-1] if self.layers else None)
+        self.confidence_kind = choose("confidence", confidence, CONFIDENCES)
+        self.gradient_kind = choose("gradient", gradient, GRADIENT_SCORES)
+        self.fill = fill
+        self.scorer = scorer or Scorer(network)
+        self.seed = seed
+        self.ground_truth: Mapping[int, Tensor] | None = None
+        """Masks by target, for the one control explainer that is allowed to see them."""
+        modules = dict(network.named_modules())
+        for name in {*self.layers, *([self.cam_layer] if self.cam_layer else [])}:
+            choose("layer", name, [m for m in modules if m])
+        self._graph_layers = {*self.layers, *([self.cam_layer] if self.cam_layer else [])}
+        self._graph: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
+        self._gradients: dict[tuple[int, str], dict[str, Tensor]] = {}
+        self._extrema: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._masked: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[bytes, Tensor] = {}
+        self._costs: dict[tuple, Cost] = {}
+        self._bill: Bill | None = None
+        self.forward_passes = 0
+        self.backward_passes = 0
+
+    # ------------------------------------------------------------------ plain facts
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return tuple(self.image.shape[-2:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where image and network live."""
+        return self.image.device
+
+    # ------------------------------------------------------------------ the image itself
+
+    def scores(self) -> Tensor:
+        """(K,) float32 scores of the image."""
+        return self._run()[1].detach()[0]
+
+    def to_confidence(self, scores: Tensor) -> Tensor:
+        """Ψ: (..., K) scores -> (..., K) confidences, float64 so that small ones stay apart from zero."""
+        scores = scores.double()
+        if self.confidence_kind == "softmax":
+            return scores.softmax(dim=-1)
+        return scores.sigmoid() if self.confidence_kind == "sigmoid" else scores
+
+    def confidence(self, target: int) -> float:
+        """Ψ of the image for one class."""
+        return float(self.to_confidence(self.scores())[self._checked(target)])
+
+    def feature_maps(self, layer: str) -> Tensor:
+        """(C, h, w) output of a layer."""
+        return self._run(layer)[2][layer].detach()[0]
+
+    def gradients(self, layer: str, target: int, of: GradientScore | None = None) -> Tensor:
+        """Gradient of a target's score with respect to a layer's feature maps.
+
+        Args:
+            layer: A layer's name, or ``"input"`` for the image.
+            target: Class index.
+            of: Which scalar (PROTOCOL M7); the probe's own by default.
+
+        Returns:
+            (C, h, w); (3, H, W) for the input.
+        """
+        of = choose("gradient", of or self.gradient_kind, GRADIENT_SCORES)
+        image, scores, maps = self._run(None if layer == "input" else layer)
+        key = (self._checked(target), of)
+        if layer not in self._gradients.get(key, {}):
+            with self._computing(("gradients", *key), backward=1), _fp32_matmul(False), torch.enable_grad():
+                wanted = {**maps, "input": image} if layer == "input" else maps
+                found = torch.autograd.grad(
+                    differentiated(scores[0], target, of), list(wanted.values()), retain_graph=True
+                )
+                self._gradients[key] = {name: g[0] for name, g in zip(wanted, found, strict=True)}
+        self._use(("gradients", *key))
+        return self._gradients[key][layer]
+
+    def extrema(self, layer: str, rule: str = "bilinear") -> tuple[Tensor, Tensor]:
+        """Per feature map, the values that become 0 and 1 in its attribution mask.
+
+        Args:
+            layer: A layer's name.
+            rule: ``bilinear``: resize, then min-max (PROTOCOL F2), so extrema of the upsampled map;
+                ``normalise_then_resize`` and ``nearest``: extrema of the map itself.
+
+        Returns:
+            ``(lo, hi)``, each (C,). Equal for a constant map, and only there.
+        """
+        choose("mask rule", rule, MASK_RULES)
+        key = (layer, rule)
+        if key not in self._extrema:
+            maps = self.feature_maps(layer)
+            with self._computing(("extrema", *key)):
+                if rule == "bilinear":
+                    self._extrema[key] = upsampled_extrema(maps, self.size)
+                else:
+                    self._extrema[key] = maps.amin(dim=(1, 2)), maps.amax(dim=(1, 2))
+        self._use(("extrema", *key))
+        return self._extrema[key]
+
+    # ------------------------------------------------------------------ the image under masks
+
+    def masked_scores(self, layer: str, channels: Tensor, rule: str = "bilinear") -> Tensor:
+        """Scores of the image under a layer's attribution masks.
+
+        The mask of a feature map A is ``(U(A) - lo) / (hi - lo + 1e-6)``, U the upsampling to the image's size. Each
+        channel is forwarded once in the probe's life.
+
+        Args:
+            layer: A layer's name.
+            channels: (M,) indices.
+            rule: How maps become masks, see :meth:`extrema`.
+
+        Returns:
+            (M, K) scores.
+        """
+        self.score_feature_maps({layer: channels}, rule)
+        for_layer = self._masked[layer, rule][0] if len(channels) else torch.empty(0, len(self.scores()))
+        self._use(("masked", layer, rule), channels)
+        return for_layer[channels.to(self.device)] if len(channels) else for_layer.to(self.device)
+
+    def score_feature_maps(self, wanted: Mapping[str, Tensor], rule: str = "bilinear") -> None:
+        """Forwards every attribution mask of ``wanted`` not forwarded yet, all layers in one stream of batches.
+
+        Args:
+            wanted: Channel indices (M,) per layer.
+            rule: How maps become masks, see :meth:`extrema`.
+        """
+        segments, places = [], []
+        for layer, channels in wanted.items():
+            maps = self.feature_maps(layer)
+            lo, hi = self.extrema(layer, rule)
+            known = self._masked.get((layer, rule))
+            channels = torch.unique(channels.to(self.device))
+            missing = channels if known is None else channels[~known[1][channels]]
+            if len(missing):
+                span = (hi - lo + EPSILON)[missing, None, None]
+                normalised = (maps[missing] - lo[missing, None, None]) / span
+                mode = "nearest" if rule == "nearest" else "bilinear"
+                segments.append(Segment(self.image, normalised, self.fill, mode))
+                places.append((layer, missing, len(maps)))
+        if not segments:
+            return
+        begun = time.perf_counter()
+        scores = self._finite(self.scorer.score(segments))
+        self._synchronise()
+        each = (time.perf_counter() - begun) / len(scores)
+        self.count(forward=len(scores))
+        for (layer, channels, count), found in zip(
+            places, scores.split([len(c) for _, c, _ in places]), strict=True
+        ):
+            if (layer, rule) not in self._masked:
+                self._masked[layer, rule] = (
+                    torch.full((count, scores.shape[1]), torch.nan, device=self.device),
+                    torch.zeros(count, dtype=torch.bool, device=self.device),
+                )
+            table, have = self._masked[layer, rule]
+            table[channels], have[channels] = found, True
+            key = ("masked", layer, rule)
+            self._costs[key] = Cost(each, 1, 0)  # per channel
+            if self._bill is not None:
+                self._bill._computed.setdefault(key, set()).update(channels.tolist())
+
+    def score_masks(self, masks: Tensor) -> Tensor:
+        """Scores of the image under any masks: ``image * m + fill * (1 - m)``.
+
+        Args:
+            masks: (M, H, W), or lower resolution, then upsampled bilinearly. Boolean masks are remembered by content.
+
+        Returns:
+            (M, K) scores.
+        """
+        if masks.dtype != torch.bool:
+            self.count(forward=len(masks))
+            return self._finite(self.scorer.score([Segment(self.image, masks.to(self.device), self.fill)]))
+        packed = np.packbits(masks.cpu().numpy().reshape(len(masks), -1), axis=1)
+        keys = [hashlib.sha256(row.tobytes()).digest() for row in packed]
+        fresh = {key: i for i, key in enumerate(keys) if key not in self._kept}
+        if fresh:
+            chosen = masks[list(fresh.values())].to(self.image)
+            self.count(forward=len(chosen))
+            found = self._finite(self.scorer.score([Segment(self.image, chosen, self.fill)]))
+            self._kept.update(zip(fresh, found, strict=True))
+        return torch.stack([self._kept[key] for key in keys])
+
+    def score_inputs(self, inputs: Tensor) -> Tensor:
+        """(N, 3, H, W) network inputs -> (N, K) scores, without gradients."""
+        self.count(forward=len(inputs))
+        return self._finite(self.scorer.score_inputs(inputs.to(self.device)))
+
+    # ------------------------------------------------------------------ accounts
+
+    def count(self, forward: int = 0, backward: int = 0) -> None:
+        """Counts images sent through the network, for explainers that run it themselves too."""
+        self.forward_passes += forward
+        self.backward_passes += backward
+        if self._bill is not None:
+            self._bill.forward += forward
+            self._bill.backward += backward
+
+    @contextlib.contextmanager
+    def bill(self) -> Iterator[Bill]:
+        """Bills a block of code as if it ran on a fresh probe.
+
+        What the block computes costs what it takes; what it reads from memory costs what it took when it was
+        computed. So explainers that share passes are each billed all the passes they need.
+        """
+        bill = self._bill = Bill()
+        self._synchronise()
+        begun = time.perf_counter()
+        try:
+            yield bill
+        finally:
+            self._synchronise()
+            bill.seconds = time.perf_counter() - begun
+            self._bill = None
+            for key, channels in bill._used.items():
+                cost = self._costs.get(key)
+                computed = bill._computed.get(key, set())
+                times = len(channels - computed) if key[0] == "masked" else int(not computed)
+                if cost and times:
+                    bill.seconds += cost.seconds * times
+                    bill.forward += cost.forward * times
+                    bill.backward += cost.backward * times
+
+    def _use(self, key: tuple, channels: Iterable[int] | Tensor = (0,)) -> None:
+        if self._bill is not None:
+            channels = channels.tolist() if isinstance(channels, Tensor) else channels
+            self._bill._used.setdefault(key, set()).update(channels)
+
+    @contextlib.contextmanager
+    def _computing(self, key: tuple, forward: int = 0, backward: int = 0) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._synchronise()
+        self._costs[key] = Cost(time.perf_counter() - begun, forward, backward)
+        self.count(forward, backward)
+        if self._bill is not None:
+            self._bill._computed[key] = {0}
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # ------------------------------------------------------------------ the one pass with a graph
+
+    def _run(self, layer: str | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The forward pass with a graph: (image, scores (1, K), feature maps by layer); again if a layer is new."""
+        if layer is not None and layer not in self._graph_layers:
+            choose("layer", layer, [m for m, _ in self.network.named_modules() if m])
+            self._graph_layers.add(layer)
+            self._graph, self._gradients = None, {}
+        if self._graph is None:
+            with self._computing(("graph",), forward=1):
+                image = self.image.clone().requires_grad_(True)
+                with _fp32_matmul(False), torch.enable_grad(), captured(self.network, self._graph_layers) as maps:
+                    scores = _check_scores(self.network(image), 1)
+                self._finite(scores)
+                self._graph = image, scores, maps
+        self._use(("graph",))
+        return self._graph
+
+    def _checked(self, target: int) -> int:
+        count = self._run()[1].shape[1]
+        if not 0 <= int(target) < count:
+            raise SuiteError(f"target {target} is no class of this network, which scores classes 0 to {count - 1}.")
+        return int(target)
+
+    def _finite(self, scores: Tensor) -> Tensor:
+        if not torch.isfinite(scores).all():
+            bad = int((~torch.isfinite(scores)).any(dim=1).sum())
+            raise SuiteError(
+                f"the network returned NaN or infinite scores for {bad} of {len(scores)} inputs. Check the input's "
+                "range and the weights; with engine.precision=fp16, try fp32."
+            )
+        return scores
+
+
+def differentiated(scores: Tensor, target: int, of: GradientScore) -> Tensor:
+    """The scalar of (K,) scores whose gradient is taken (PROTOCOL M7)."""
+    if of == "logit":
+        return scores[target]
+    if of == "softmax_f32":
+        return scores.softmax(dim=0)[target]
+    others = torch.cat([scores[:target], scores[target + 1 :]])
+    return scores[target] - others.logsumexp(dim=0) if len(others) else scores[target]
+
+
+@contextlib.contextmanager
+def captured(network: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the outputs of named layers during a forward pass; hooks are gone afterwards, whatever happens.
+
+    The network goes on with a copy, so that an in-place operation behind a layer does not overwrite what was captured.
+
+    Raises:
+        SuiteError: If a layer runs more than once in one pass, or puts out something else than (N, C, ...) maps.
+    """
+    maps: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
+
+    def capture(name: str, output: object) -> Tensor:
+        if name in maps:
+            raise SuiteError(
+                f"layer {name!r} runs more than once in a forward pass, so its feature maps are ambiguous; "
+                "name a module that runs once (its parent block, say)."
+            )
+        if not isinstance(output, Tensor) or output.ndim < 3:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise SuiteError(f"layer {name!r} puts out {shape}; a layer of feature maps (N, C, H, W) is needed.")
+        maps[name] = output
+        return output.clone()
+
+    handles = [
+        modules[name].register_forward_hook(lambda module, args, output, name=name: capture(name, output))
+        for name in layers
+    ]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,238 @@
+"""The engine: scores of one or many images under a stream of masks, at the cost of the bare forward passes.
+
+Masks arrive as maps of any resolution and are upsampled, applied and scored batch by batch in one reused buffer, so
+memory grows with the batch and never with the number of masks. The network it runs is a private copy of the given
+one, made cheaper without changing what it computes (Conv-BN folding, channels-last); gradients are never taken here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sise.maps import upsample
+from sise.types import SuiteError, choose
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Masks of one image.
+
+    Attributes:
+        image: (1, 3, H, W) network input.
+        maps: (M, h, w) masks at any resolution, upsampled to (H, W) when their turn comes.
+        fill: What shows where the mask is 0: broadcastable to (1, 3, H, W), or None for zero.
+        mode: How maps are upsampled, ``bilinear`` or ``nearest``.
+    """
+
+    image: Tensor
+    maps: Tensor
+    fill: Tensor | None = None
+    mode: str = "bilinear"
+
+
+class Scorer:
+    """Runs batches of images through a network without gradients.
+
+    Args:
+        network: ``(N, 3, H, W) -> (N, K)``, in eval mode; it is copied, never changed.
+        batch_size: Images per forward pass; None takes 32 on a CPU and 256 on a GPU. Halved by itself when memory
+            runs out.
+        lossless: Fold batch normalisation into convolutions and use channels-last memory; same numbers up to float
+            rounding. Checked against the original on the first batch, and left off if the two disagree.
+        precision: ``fp32`` (TF32 off, also on a GPU), ``tf32``, ``fp16`` or ``bf16``.
+        compile: Use ``torch.compile``.
+
+    Raises:
+        SuiteError: If the precision is unknown.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        batch_size: int | None = None,
+        lossless: bool = True,
+        precision: str = "fp32",
+        compile: bool = False,
+    ) -> None:
+        choose("engine.precision", precision, list(PRECISIONS))
+        if batch_size is not None and batch_size < 1:
+            raise SuiteError(f"engine.batch_size must be at least 1 or null, got {batch_size}.")
+        self.network = network
+        self.batch_size = batch_size
+        self.lossless = lossless
+        self.precision = precision
+        self.compile = compile
+        self.passes = 0
+        self._runner: nn.Module | None = None
+        self._memory_format = torch.contiguous_format
+        self._buffer: Tensor | None = None
+
+    def score(self, segments: Sequence[Segment]) -> Tensor:
+        """Scores of each segment's image under each of its masks: ``network(image * m + fill * (1 - m))``.
+
+        Args:
+            segments: All of one image size (H, W).
+
+        Returns:
+            (M, K) float32 scores, in the order given, M over all segments.
+        """
+        segments = [s for s in segments if len(s.maps)]
+        if not segments:
+            raise ValueError("no masks to score")
+        total = sum(len(s.maps) for s in segments)
+        image = segments[0].image
+        with torch.no_grad():
+            self._prepare(image)
+            batch = min(self._batch_size(image), total) if self._ragged(image) else self._batch_size(image)
+            buffer = self._take_buffer(batch, image)
+            scores, done, filled = None, 0, 0
+            for segment, start, stop in _packed(segments, batch):
+                count = stop - start
+                masks = upsample(segment.maps[start:stop].to(image.dtype), image.shape[-2:], segment.mode)
+                part = buffer[filled : filled + count]
+                torch.mul(segment.image, masks[:, None], out=part)
+                if segment.fill is not None:
+                    part.add_(segment.fill * (1 - masks[:, None]))
+                filled += count
+                if filled == batch or done + filled == total:
+                    rows = buffer[:filled] if self._ragged(image) else buffer
+                    result = self._forward(rows)[:filled]
+                    if scores is None:
+                        scores = torch.empty(total, result.shape[1], device=image.device)
+                    scores[done : done + filled] = result
+                    done, filled = done + filled, 0
+        return scores
+
+    def score_inputs(self, inputs: Tensor) -> Tensor:
+        """(N, 3, H, W) network inputs -> (N, K) float32 scores, in batches."""
+        with torch.no_grad():
+            self._prepare(inputs[:1])
+            parts = [self._forward(p) for p in inputs.split(self._batch_size(inputs))]
+            return torch.cat(parts)
+
+    # ------------------------------------------------------------------ the network and its batches
+
+    def _batch_size(self, image: Tensor) -> int:
+        if self.batch_size is None:
+            self.batch_size = 256 if image.is_cuda else 32
+        return self.batch_size
+
+    def _ragged(self, image: Tensor) -> bool:
+        """Whether a last, smaller batch may run as it is: not where every shape costs a search or a compilation."""
+        return not (image.is_cuda or self.compile)
+
+    def _take_buffer(self, batch: int, image: Tensor) -> Tensor:
+        shape = (batch, *image.shape[1:])
+        buffer = self._buffer
+        if buffer is None or buffer.shape[1:] != shape[1:] or buffer.device != image.device or len(buffer) < batch:
+            buffer = torch.zeros(shape, device=image.device).contiguous(memory_format=self._memory_format)
+            self._buffer = buffer
+        return buffer[:batch]
+
+    def _prepare(self, image: Tensor) -> None:
+        """Builds the private copy of the network on first use and checks that it computes the same."""
+        if self._runner is not None:
+            return
+        self._runner = self.network
+        if self.lossless or self.precision in ("fp16", "bf16"):
+            fast = _lossless_copy(self.network) if self.lossless else copy.deepcopy(self.network).eval()
+            memory_format = torch.channels_last if self.lossless else torch.contiguous_format
+            fast = fast.to(memory_format=memory_format)
+            with _fp32_matmul(self.precision == "tf32"):
+                expected = self.network(image).float()
+                try:
+                    got = fast(image.contiguous(memory_format=memory_format)).float()
+                    same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
+                except Exception as error:  # a copy that cannot run is as good as one that differs
+                    log.debug("the folded copy failed: %s", error)
+                    same = False
+            if same or self.precision in ("fp16", "bf16"):
+                self._memory_format = memory_format
+                self._runner = fast.to(PRECISIONS[self.precision])
+            else:
+                log.info("the folded copy of the network differs from it; running the network as it is")
+        if self.compile:
+            self._runner = torch.compile(self._runner)
+
+    def _forward(self, batch: Tensor) -> Tensor:
+        """One batch through the network; runs out of memory at most once per size, then goes on in halves."""
+        parts, start = [], 0
+        size = len(batch)
+        while start < len(batch):
+            part = batch[start : start + size]
+            try:
+                with torch.inference_mode(), _fp32_matmul(self.precision == "tf32"):
+                    scores = self._runner(part.to(PRECISIONS[self.precision]))
+                    parts.append(_check_scores(scores, len(part)).float())
+                start += len(part)
+            except RuntimeError as error:
+                if not _out_of_memory(error) or size == 1:
+                    raise
+                size = self.batch_size = max(1, size // 2)
+                log.warning("out of memory; batch size is now %d", size)
+                if batch.is_cuda:
+                    torch.cuda.empty_cache()
+        self.passes += len(batch)
+        return torch.cat(parts)
+
+
+def _packed(segments: Sequence[Segment], batch: int) -> Iterator[tuple[Segment, int, int]]:
+    """Slices of the segments that fill batch after batch without a gap."""
+    room = batch
+    for segment in segments:
+        start = 0
+        while start < len(segment.maps):
+            stop = min(start + room, len(segment.maps))
+            yield segment, start, stop
+            room -= stop - start
+            room = room or batch
+            start = stop
+
+
+def _lossless_copy(network: nn.Module) -> nn.Module:
+    """A copy with each batch normalisation folded into the convolution before it, where it can be traced."""
+    from torch.fx.experimental.optimization import fuse
+
+    duplicate = copy.deepcopy(network).eval()
+    try:
+        return fuse(duplicate, inplace=True)
+    except Exception as error:  # untraceable networks run unfolded
+        log.debug("network cannot be traced for folding: %s", error)
+        return copy.deepcopy(network).eval()
+
+
+def _check_scores(scores: object, count: int) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != count:
+        got = f"{tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise SuiteError(
+            f"the network must return a tensor of scores (N, K) with N = {count}; it returned {got}. "
+            "Wrap it in a module that returns its class scores only."
+        )
+    return scores
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def _fp32_matmul(tf32: bool) -> Iterator[None]:
+    """Switches TF32 on or off for matrix products and convolutions, and back."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,152 @@
+"""Every contract of the suite, in one place.
+
+The words, one per thing: an *explainer* turns a *probe* (one image as one network sees it) and *targets* (class
+indices) into *saliency*. A *score* is what the network puts out before, a *confidence* after, softmax or sigmoid. A
+*feature map* is one channel of a layer's output, an *attribution mask* the same channel brought to the image's size
+and to [0, 1], a *visualization map* what one layer contributes, *fusion* what makes one saliency map of them. A
+*mask* is a ground-truth region. A *sample* is an image with its targets and masks, a *record* one line of results for
+one (image, target), a *run* a folder of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from sise.probe import Probe
+
+Confidence = Literal["softmax", "sigmoid", "logit"]
+"""Ψ, what a network's scores are turned into (PROTOCOL M6)."""
+
+GradientScore = Literal["log_odds", "softmax_f32", "logit"]
+"""The scalar whose gradient selects feature maps (PROTOCOL M7)."""
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """A plain function ``(probe, targets, *, keyword-only hyperparameters) -> saliency``.
+
+    ``targets`` are T class indices. The saliency is (T, H, W), float32, finite, detached, on the probe's device, at
+    the image's resolution, higher = more important. Explainers leave nothing changed: no hooks, modes, flags,
+    gradients or seeds. Normalised to [0, 1] per map unless its docstring says otherwise.
+    """
+
+    def __call__(self, probe: Probe, targets: Sequence[int]) -> Tensor: ...
+
+
+class LocalizationMetric(Protocol):
+    """``(saliency (H, W), mask (H, W) bool) -> float``, a fraction; NaN never: undefined cases are defined."""
+
+    def __call__(self, saliency: Tensor, mask: Tensor) -> float: ...
+
+
+class FaithfulnessMetric(Protocol):
+    """``(probe, target, saliency (H, W)) -> float``, a fraction."""
+
+    def __call__(self, probe: Probe, target: int, saliency: Tensor) -> float: ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what the dataset knows about it.
+
+    Attributes:
+        image_id: Always a string, so that leading zeros survive ("000067").
+        image: PIL image, RGB, at its own size.
+        targets: T class indices of the dataset, ascending, one per explained class.
+        masks: (T, H, W) bool array at the image's own size; ``masks[i]`` is the region of ``targets[i]``.
+        info: Anything else worth recording per image (e.g. ``{"difficult": [False, True]}``, one entry per target).
+    """
+
+    image_id: str
+    image: Image.Image
+    targets: tuple[int, ...]
+    masks: Any
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Dataset(Protocol):
+    """A sequence of samples: cheap ``ids`` and ``targets_of``, images read by ``__getitem__``.
+
+    Attributes:
+        name: The dataset's name in configs and tables.
+        classes: The K class names; a target is an index into them.
+        ids: Image ids in evaluation order, each unique.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def targets_of(self, image_id: str) -> tuple[int, ...]:
+        """The targets of an image, without reading the image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, image_id: str) -> Sample:
+        """Reads one sample by its id."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over ids, targets and annotation content: changes when the ground truth does."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with everything needed to feed it and to name its parts.
+
+    Attributes:
+        network: ``(N, 3, H, W) network input -> (N, K) scores``, in eval mode.
+        name: The model's name in configs and tables.
+        classes: Names of the K scores; a dataset's target c is the model's output ``classes.index(name of c)``.
+        layers: SISE's layers, low to high (the inputs of the network's downsampling stages).
+        cam_layer: The layer Grad-CAM and Score-CAM read (the last convolutional block).
+        preprocess: PIL image -> (3, H, W) float32 network input.
+        resize_mask: (h, w) bool array at image size -> (H, W) bool array on the network's grid (same geometry as
+            ``preprocess``, nearest neighbour).
+        black: (3,) network input of a black pixel; ``mean``: (3,) network input of the mean colour.
+        weights_hash: sha256 of the weights, part of a run's identity.
+        note: One line for the table's foot, e.g. where the weights come from and their licence.
+    """
+
+    network: Any
+    name: str
+    classes: tuple[str, ...]
+    layers: tuple[str, ...]
+    cam_layer: str
+    preprocess: Callable[[Image.Image], Tensor]
+    resize_mask: Callable[[Any], Any]
+    black: tuple[float, float, float]
+    mean: tuple[float, float, float]
+    weights_hash: str
+    note: str = ""
+
+
+Record = dict[str, Any]
+"""A flat dict per (image, target); keys are documented in :mod:`sise.benchmark.records`."""
+
+
+class SuiteError(Exception):
+    """A mistake the user can mend. The message says what was expected, what came and what to do."""
+
+
+def choose(name: str, value: str, known: Sequence[str]) -> str:
+    """Returns ``value`` if it is one of ``known``.
+
+    Raises:
+        SuiteError: Otherwise; the message lists the known values and the nearest.
+    """
+    if value in known:
+        return value
+    import difflib
+
+    near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise SuiteError(f"unknown {name} {value!r}; expected one of: {', '.join(map(str, known))}.{hint}")
