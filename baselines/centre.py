@@ -1,0 +1,48 @@
+"""Control: a Gaussian in the middle of the image. What photographers' habits alone are worth to a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sise.types import SuiteError
+
+if TYPE_CHECKING:
+    from sise.probe import Probe
+
+
+def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25) -> Tensor:
+    """The same Gaussian for every image and target; runs no network.
+
+    A method that does not beat it on a localization metric has not shown that it looks at the image.
+
+    Args:
+        probe: Only its size and device are read.
+        targets: T class indices.
+        sigma: Standard deviation as a share of each side, so that the Gaussian has the image's aspect ratio.
+
+    Returns:
+        (T, H, W) float32 in [0, 1], min–max normalised; zero for an image of one pixel.
+
+    Raises:
+        SuiteError: If ``sigma`` is not positive.
+
+    Reference:
+        The "Center" row of the pointing game, Zhang et al., "Top-down neural attention by excitation
+        backprop", IJCV 2018, as a map.
+    """
+    if not sigma > 0:
+        raise SuiteError(f"sigma must be positive, a share of the image's side, got {sigma}")
+    height, width = probe.size
+    down = (torch.arange(height, dtype=torch.float64) + 0.5) / height - 0.5
+    across = (torch.arange(width, dtype=torch.float64) + 0.5) / width - 0.5
+    squared_distance = down[:, None] ** 2 + across[None, :] ** 2
+    # relative to the nearest pixel, so that the highest value is exactly 1 and no sigma underflows to a zero
+    # map
+    gaussian = torch.exp(-(squared_distance - squared_distance.min()) / (2 * sigma**2))
+    lowest = gaussian.min()
+    saliency = (gaussian - lowest) / (1 - lowest) if lowest < 1 else torch.zeros_like(gaussian)
+    return saliency.float().to(probe.device).repeat(len(targets), 1, 1)

@@ -1,0 +1,51 @@
+"""Control: noise. The chance level of the metrics without the ties of a uniform map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sise.types import SuiteError
+
+if TYPE_CHECKING:
+    from sise.probe import Probe
+
+
+def random(probe: Probe, targets: Sequence[int], *, cells: int | None = None, seed: int | None = None) -> Tensor:
+    """Uniform noise, drawn anew for every seed and target; runs no network.
+
+    By default independent per pixel: then EBPG and Bbox have the mask's share of the image as their mean, as
+    for a uniform map, but the kept pixels are scattered and leave a network little to recognise. With
+    ``cells`` the noise is smooth, so that the kept pixels form blobs like an explainer's: the harder control
+    for Drop and Increase.
+
+    Args:
+        probe: Only its size, device and seed are read.
+        targets: T class indices. A target's map does not depend on which others are asked for.
+        cells: None for one value per pixel, else values on a cells × cells grid, bilinearly enlarged.
+        seed: Replaces the probe's seed, which differs from image to image: every image then gets the same
+            noise.
+
+    Returns:
+        (T, H, W) float32 in [0, 1), the same on every device; smooth noise is min–max normalised to [0, 1].
+
+    Raises:
+        SuiteError: If ``cells`` is less than 2 (one cell is a uniform map).
+    """
+    if cells is not None and cells < 2:
+        raise SuiteError(f"cells must be at least 2, or None for noise per pixel, got {cells}")
+    height, width = probe.size
+    shape = (height, width) if cells is None else (cells, cells)
+    base = (probe.seed if seed is None else seed) % 2**64
+    noise = [np.random.default_rng((base, int(target))).random(shape, dtype=np.float32) for target in targets]
+    saliency = torch.from_numpy(np.stack(noise)) if noise else torch.zeros(0, *shape)
+    if cells is not None and noise:
+        saliency = interpolate(saliency[None], (height, width), mode="bilinear", align_corners=False)[0]
+        saliency = saliency - saliency.amin((1, 2), keepdim=True)
+        saliency = saliency / saliency.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return saliency.to(probe.device).reshape(-1, height, width)

@@ -1,0 +1,81 @@
+"""What every metric checks about its input, and how one says that its value was set by definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sise.types import SuiteError
+
+
+def undefined(metric: Callable[..., float], *arguments: Any) -> str:
+    """Why ``metric(*arguments)`` was set by definition, or ``""`` if it was computed.
+
+    A metric that has such cases carries a function ``metric.undefined`` with the metric's own signature,
+    which returns the reason or ``""``; a metric without one always counts as computed. Looks through
+    ``functools.partial``, so that it sees the same hyperparameters as the metric.
+
+    Args:
+        metric: A metric, or a partial of one with its hyperparameters.
+        *arguments: What the metric is called with.
+    """
+    keywords: dict[str, Any] = {}
+    while isinstance(metric, partial):
+        metric, keywords = metric.func, {**metric.keywords, **keywords}
+    reason = getattr(metric, "undefined", None)
+    return reason(*arguments, **keywords) if reason else ""
+
+
+def finite_map(saliency: Tensor) -> Tensor:
+    """Returns ``saliency``, of any shape, if it is a non-empty, finite, floating-point tensor.
+
+    Raises:
+        SuiteError: Otherwise; for NaN and infinity the message counts them.
+    """
+    if not isinstance(saliency, Tensor) or not saliency.is_floating_point():
+        came = saliency.dtype if isinstance(saliency, Tensor) else type(saliency).__name__
+        raise SuiteError(f"saliency must be a floating-point tensor, got {came}; is it the mask?")
+    if saliency.numel() == 0:
+        raise SuiteError(f"saliency must have pixels, got shape {tuple(saliency.shape)}")
+    bad = int((~torch.isfinite(saliency)).sum())
+    if bad:
+        nan = int(torch.isnan(saliency).sum())
+        raise SuiteError(
+            f"saliency must be finite, got {nan} NaN and {bad - nan} infinite of {saliency.numel()} values; "
+            "mend the explainer, a metric has no value for such a map"
+        )
+    return saliency
+
+
+def map_and_mask(saliency: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ``saliency`` (H, W) and ``mask`` (H, W) bool, the latter on the former's device.
+
+    Raises:
+        SuiteError: If the map is not finite (see :func:`finite_map`), the mask not boolean or the shapes
+            differ.
+    """
+    saliency = finite_map(saliency)
+    mask = torch.as_tensor(mask, device=saliency.device)
+    if mask.dtype != torch.bool:
+        raise SuiteError(f"mask must be boolean, got {mask.dtype}; compare it with 0 or a threshold first")
+    if saliency.ndim != 2 or saliency.shape != mask.shape:
+        raise SuiteError(
+            "saliency and mask must both be (H, W) and of one shape, got "
+            f"{tuple(saliency.shape)} and {tuple(mask.shape)}; bring both to the network's grid (E1)"
+        )
+    return saliency, mask
+
+
+def pixel_count(fraction: float, pixels: int) -> int:
+    """``int(fraction · pixels)``, the count both papers' top-k metrics use (E5, E8): rounded down.
+
+    Raises:
+        SuiteError: If ``fraction`` is outside [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise SuiteError(f"fraction must lie in [0, 1], got {fraction}; 15 % is 0.15")
+    return int(fraction * pixels)

@@ -1,0 +1,150 @@
+"""Model-truth-based metrics: does the network need what the saliency shows?
+
+The network sees the image reduced to its most salient pixels. Y is its confidence in the target on the whole
+image, O on the reduced one, both float64 and through the probe's confidence function (softmax, sigmoid or
+logit). All take ``(probe, target, saliency)``; Drop% and Increase% share one forward pass, as the probe
+remembers boolean masks.
+
+The removed pixels get the probe's fill. A map that is constant keeps no pixel at all under the authors' rule
+(see :func:`keep_mask`), so its Drop% is that of the empty image: computed, not set by definition.
+
+Reference:
+    Chattopadhyay et al., "Grad-CAM++", WACV 2018, in the form of Sattarzadeh et al., AAAI 2021
+    (binary mask of the top 15 %, not the product with a continuous map).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from metrics.checks import finite_map, pixel_count
+from sise.types import SuiteError, choose
+
+if TYPE_CHECKING:
+    from sise.probe import Probe
+
+Rule = Literal["above", "exact"]
+
+
+def keep_mask(saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> Tensor:
+    """The pixels that stay (E8), n = int(fraction · pixels) of them if no values are tied.
+
+    Args:
+        saliency: (H, W) or (L,) float: an image's map or a signal's.
+        fraction: Share of the pixels to keep; 1 keeps all.
+        rule: ``above`` keeps what is strictly greater than the (n + 1)-th largest value, as the authors'
+            own metric does: n pixels, fewer where values are tied, none for a constant map. ``exact`` keeps n
+            pixels, of equal values the first in raster order.
+
+    Returns:
+        Bool tensor of the saliency's shape, on its device.
+
+    Raises:
+        SuiteError: If the map is not finite or the fraction outside [0, 1].
+    """
+    saliency = finite_map(saliency)
+    choose("rule", rule, ("above", "exact"))
+    count = pixel_count(fraction, saliency.numel())
+    values, order = saliency.flatten().sort(descending=True, stable=True)
+    if rule == "above" and count < saliency.numel():
+        return saliency > values[count]
+    keep = saliency.new_zeros(saliency.numel(), dtype=bool)
+    keep[order[:count]] = True
+    return keep.reshape(saliency.shape)
+
+
+def confidences(
+    probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above"
+) -> tuple[float, float]:
+    """The target's confidence on the whole image, Y, and on its most salient pixels alone, O.
+
+    Args:
+        probe: One image as one network sees it.
+        target: Class index.
+        saliency: (H, W) float, the target's map at the image's size.
+        fraction: See :func:`keep_mask`.
+        rule: See :func:`keep_mask`.
+
+    Returns:
+        (Y, O).
+
+    Raises:
+        SuiteError: If the map is not finite or not of the image's size, the target not one of the network's,
+            or a confidence not finite.
+    """
+    if tuple(saliency.shape) != tuple(probe.size):
+        raise SuiteError(f"saliency must have the image's size {tuple(probe.size)}, got {tuple(saliency.shape)}")
+    scores = probe.scores()
+    if not 0 <= target < len(scores):
+        raise SuiteError(
+            f"target must be a class index from 0 to {len(scores) - 1}, one of the network's, got {target}"
+        )
+    keep = keep_mask(saliency, fraction=fraction, rule=rule)
+    whole = float(probe.to_confidence(scores)[target])
+    kept = float(probe.to_confidence(probe.score_masks(keep[None]))[0, target])
+    if not (math.isfinite(whole) and math.isfinite(kept)):
+        raise SuiteError(
+            f"the network's confidence in target {target} must be finite, got {whole} on the image and {kept} on "
+            "its most salient pixels; check the weights and the input's range"
+        )
+    return whole, kept
+
+
+def drop(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> float:
+    """Drop: max(0, Y − O) / Y, the share of the confidence that is lost with the other pixels (E8).
+
+    Lower is better. 0, set by definition, if Y = 0 (E10). Only a logit can be negative; a share of it means
+    nothing, so Y ≤ 0 is treated as Y = 0 there. A logit's drop may also exceed 1 (O < 0 < Y).
+
+    Args:
+        probe: One image as one network sees it.
+        target: Class index.
+        saliency: (H, W) float.
+        fraction: See :func:`keep_mask`.
+        rule: See :func:`keep_mask`.
+
+    Returns:
+        A fraction; in [0, 1] when the confidence is a probability.
+
+    Raises:
+        SuiteError: See :func:`confidences`.
+    """
+    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule)
+    return max(0.0, whole - kept) / whole if whole > 0 else 0.0
+
+
+def _drop_undefined(
+    probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above"
+) -> str:
+    whole, _ = confidences(probe, target, saliency, fraction=fraction, rule=rule)
+    if whole > 0:
+        return ""
+    return "zero confidence" if whole == 0 else "negative confidence"
+
+
+drop.undefined = _drop_undefined
+
+
+def increase(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> float:
+    """Increase: 1 if O > Y, else 0 (E9); the mean is the share of pairs that gained.
+
+    Higher is better. Strict: equal confidences are no increase. Always defined, also for Y = 0.
+
+    Args:
+        probe: One image as one network sees it.
+        target: Class index.
+        saliency: (H, W) float.
+        fraction: See :func:`keep_mask`.
+        rule: See :func:`keep_mask`.
+
+    Returns:
+        0.0 or 1.0.
+
+    Raises:
+        SuiteError: See :func:`confidences`.
+    """
+    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule)
+    return float(kept > whole)

@@ -1,0 +1,199 @@
+"""Ground-truth-based metrics: does the saliency lie where the object is?
+
+All take ``saliency`` (H, W) float and ``mask`` (H, W) bool, the ground-truth region, and return one float, a
+fraction in [0, 1]. All are unchanged when the map is multiplied by a positive number; EBPG's raw form apart,
+also when a constant is added. Common edge cases:
+
+* empty mask: 0, set by definition (there is nothing to find; an empty mask must not score a hit);
+* NaN or infinity in the map, a mask that is not boolean, shapes that differ: ``SuiteError``;
+* a constant map: chance level, the mask's share of the image, for Bbox and EBPG (T2); EBPG of a map that is
+  zero (or constantly negative) is 0, as both have no energy. For EBPG both are set by definition.
+
+Filters that leave pairs out ("only boxes up to 33 % of the image", "skip zero maps") are not options here:
+they say which records enter a mean, and the records carry ``mask_fraction`` and ``undefined`` for them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metrics.checks import map_and_mask, pixel_count
+from sise.types import choose
+
+Normalise = Literal["minmax", "raw"]
+Zero = Literal["zero", "uniform"]
+Ties = Literal["expected", "stable"]
+
+
+def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zero: Zero = "zero") -> float:
+    """Energy-based pointing game: the share ‖S ⊙ G‖₁ / ‖S‖₁ of the saliency's energy inside the mask (E4).
+
+    A constant map cannot be stretched to [0, 1]. A positive one stays as it is and scores the mask's share of
+    the image, which is what a uniform map must score (T2); any other becomes the zero map.
+
+    Args:
+        saliency: (H, W) float.
+        mask: (H, W) bool.
+        normalise: ``minmax`` shifts the map's minimum to 0 first (dividing by its range then changes
+            nothing); ``raw`` takes absolute values of the map as it is, so a constant background counts as
+            energy.
+        zero: What a map without energy scores: ``zero`` = 0, ``uniform`` = the mask's share of the image.
+
+    Returns:
+        A fraction; 0 for an empty mask.
+
+    Raises:
+        SuiteError: See the module's edge cases.
+
+    Reference:
+        Wang et al., "Score-CAM", CVPR Workshops 2020.
+    """
+    saliency, mask = map_and_mask(saliency, mask)
+    choose("normalise", normalise, ("minmax", "raw"))
+    choose("zero", zero, ("zero", "uniform"))
+    energy = saliency.double()
+    lowest, highest = energy.aminmax()
+    if normalise == "raw":
+        energy = energy.abs()
+    elif lowest < highest:
+        energy = energy - lowest
+    else:
+        energy = energy.clamp(min=0)
+    inside, total = torch.stack((energy[mask].sum(), energy.sum())).tolist()
+    if total == 0:
+        return _share(mask) if zero == "uniform" else 0.0
+    return min(inside / total, 1.0)  # the two sums may round differently
+
+
+def _ebpg_undefined(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zero: Zero = "zero") -> str:
+    saliency, mask = map_and_mask(saliency, mask)
+    if not mask.any():
+        return "empty mask"
+    lowest, highest = saliency.aminmax()
+    if lowest == highest and (normalise == "minmax" or lowest == 0):
+        return "zero map" if lowest == 0 else "constant map"
+    return ""
+
+
+ebpg.undefined = _ebpg_undefined
+
+
+def miou(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties = "expected") -> float:
+    """Intersection over union of the mask and the n = int(fraction · H · W) most salient pixels (E5).
+
+    One pair's IoU; the mean over pairs is the tables' mIoU. Where equal values straddle rank n, the set of
+    the n most salient pixels is not determined. ``expected`` is the mean IoU over all ways to complete it:
+    the number X of mask pixels among the completing ones is hypergeometric, and as the IoU is not linear in X
+    the mean is taken over its distribution and not at its mean. A constant map is such a case, hence defined.
+
+    Args:
+        saliency: (H, W) float.
+        mask: (H, W) bool.
+        fraction: Share of the image called salient.
+        ties: ``expected``, or ``stable`` = equal values in raster order (what a stable argsort gives).
+
+    Returns:
+        A fraction, at most min(n, |G|) / max(n, |G|); 0 for an empty mask or n = 0 (both set by definition).
+
+    Raises:
+        SuiteError: See the module's edge cases; also for a fraction outside [0, 1].
+
+    Reference:
+        Sattarzadeh et al., "Explaining CNNs through attribution-based input sampling and block-wise feature
+        aggregation", AAAI 2021 (the 20 %).
+    """
+    saliency, mask = map_and_mask(saliency, mask)
+    top = pixel_count(fraction, saliency.numel())
+    hits, drawn, tied, tied_hits = _rank(saliency, mask, top, ties)
+    if drawn == tied:  # nothing left to chance
+        intersection, chance = torch.tensor([hits + tied_hits], dtype=torch.float64), None
+    else:
+        new_hits = torch.arange(max(0, drawn - (tied - tied_hits)), min(drawn, tied_hits) + 1).double()
+        ways = _log_choose(tied_hits, new_hits) + _log_choose(tied - tied_hits, drawn - new_hits)
+        intersection, chance = hits + new_hits, torch.softmax(ways, dim=0)
+    union = top + int(mask.sum()) - intersection
+    iou = intersection / union.clamp(min=1)
+    return min(float(iou if chance is None else iou @ chance), 1.0)
+
+
+def _miou_undefined(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties = "expected") -> str:
+    saliency, mask = map_and_mask(saliency, mask)
+    if not mask.any():
+        return "empty mask"
+    return "" if pixel_count(fraction, saliency.numel()) else "fraction of less than one pixel"
+
+
+miou.undefined = _miou_undefined
+
+
+def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected") -> float:
+    """Share of the mask's N pixels among the N most salient pixels (E6).
+
+    Where equal values straddle rank N, ``expected`` is the mean over all ways to complete the top N: (hits
+    above + (N − pixels above) · share of the mask among the tied) / N (E7). A constant map is such a case,
+    hence defined: it scores the mask's share of the image.
+
+    Args:
+        saliency: (H, W) float.
+        mask: (H, W) bool; N is its pixel count. No limit on N (the original drops boxes above 33 % of the
+            image).
+        ties: ``expected``, or ``stable`` = equal values in raster order.
+
+    Returns:
+        A fraction; 0 for an empty mask (set by definition), 1 for a mask that is the whole image.
+
+    Raises:
+        SuiteError: See the module's edge cases.
+
+    Reference:
+        Schulz et al., "Restricting the flow: information bottlenecks for attribution", ICLR 2020.
+    """
+    saliency, mask = map_and_mask(saliency, mask)
+    top = int(mask.sum())
+    if top == 0:
+        return 0.0
+    hits, drawn, tied, tied_hits = _rank(saliency, mask, top, ties)
+    return (hits + drawn * tied_hits / tied) / top
+
+
+def _bbox_undefined(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected") -> str:
+    saliency, mask = map_and_mask(saliency, mask)
+    return "" if mask.any() else "empty mask"
+
+
+bbox.undefined = _bbox_undefined
+
+
+def _rank(saliency: Tensor, mask: Tensor, top: int, ties: Ties) -> tuple[int, int, int, int]:
+    """Who is among the ``top`` most salient pixels, and who is tied for the last places.
+
+    Returns:
+        Mask pixels surely among the top; places left for the tied; pixels tied for them (at least 1); mask
+        pixels among the tied. ``stable`` leaves no place to chance.
+    """
+    choose("ties", ties, ("expected", "stable"))
+    if top == 0:
+        return 0, 0, 1, 0
+    values, order = saliency.flatten().sort(descending=True, stable=True)
+    if ties == "stable":
+        last = mask.flatten()[order[top - 1]]
+        hits = mask.flatten()[order[:top]].sum() - last.long()
+        counts = torch.stack((hits, last.long())).tolist()
+        return counts[0], 1, 1, counts[1]
+    above, tied = saliency > values[top - 1], saliency == values[top - 1]
+    sums = [(above & mask).sum(), above.sum(), tied.sum(), (tied & mask).sum()]
+    hits, higher, equal, equal_hits = torch.stack(sums).tolist()
+    return hits, top - higher, equal, equal_hits
+
+
+def _log_choose(total: int, chosen: Tensor) -> Tensor:
+    """log of the binomial coefficient, elementwise over ``chosen`` float64."""
+    everything = torch.tensor(float(total), dtype=torch.float64)
+    return torch.lgamma(everything + 1) - torch.lgamma(chosen + 1) - torch.lgamma(everything - chosen + 1)
+
+
+def _share(mask: Tensor) -> float:
+    return int(mask.sum()) / mask.numel()
