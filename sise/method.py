@@ -158,12 +158,14 @@ def _explain(
     if not layers:
         raise SuiteError("SISE needs at least one layer: give layers=[...] low to high, or a probe that has them.")
     selected = {
-        layer: torch.stack([select(gradient_scores(probe, layer, t), threshold, inclusive) for t in targets])
+        layer: torch.stack([select(probe.gradient_scores(layer, t), threshold, inclusive) for t in targets])
         for layer in layers
     }
     # a constant map's mask is all zero and adds nothing: it needs no pass, though it took part in the thresholds
     used = {layer: chosen & live(probe, layer, mask) for layer, chosen in selected.items()}
-    probe.score_feature_maps({layer: chosen.any(dim=0).nonzero()[:, 0] for layer, chosen in used.items()}, mask)
+    probe.score_feature_maps(
+        {layer: chosen.any(dim=0).nonzero()[:, 0] for layer, chosen in used.items()}, mask, targets
+    )
     maps = {layer: visualize(probe, layer, targets, used[layer], mask, contribution) for layer in layers}
     fused = [
         fuse(
@@ -179,11 +181,6 @@ def _explain(
 
 
 # ---------------------------------------------------------------------- phase 2: selection
-
-
-def gradient_scores(probe: Probe, layer: str, target: int) -> Tensor:
-    """α: the gradient of the target's score summed over each feature map's locations, (C,) (eq. 4)."""
-    return probe.gradients(layer, target).flatten(1).sum(dim=1)
 
 
 def live(probe: Probe, layer: str, mask: str = "bilinear") -> Tensor:
@@ -306,7 +303,7 @@ def visualize(
     lo, hi = (e[channels].double() for e in probe.extrema(layer, mask))
     maps = probe.feature_maps(layer)[channels].double() - lo[:, None, None]
     span = hi - lo + EPSILON
-    confidences = probe.to_confidence(probe.masked_scores(layer, channels, mask))[:, list(targets)]
+    confidences = probe.masked_confidences(layer, channels, targets, mask)
     weights = confidences.T * selected[:, channels] / span
     if contribution == "mask_size":
         weights = weights / (_mask_sums(maps, probe.size, mask) / span + EPSILON)

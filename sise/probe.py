@@ -53,6 +53,34 @@ class Bill:
     _computed: dict = field(default_factory=dict, repr=False)
 
 
+class ScoreTable:
+    """Scores of numbered masks, as far as they are known.
+
+    A row is known whole when its mask was forwarded here; restored from a file, it is known for a few targets only,
+    together with the logsumexp over all classes, which is all that a softmax needs.
+    """
+
+    def __init__(self, count: int, classes: int, device: torch.device) -> None:
+        self.scores = torch.full((count, classes), torch.nan, device=device)
+        self.logsumexp = torch.full((count,), torch.nan, dtype=torch.float64, device=device)
+
+    def missing(self, rows: Tensor, targets: Sequence[int] | None = None) -> Tensor:
+        """Which of the (M,) rows are not known for these targets (None: for all classes)."""
+        scores = self.scores[rows] if targets is None else self.scores[rows][:, list(targets)]
+        return rows[torch.isnan(scores).any(dim=1) | torch.isnan(self.logsumexp[rows])]
+
+    def add(self, rows: Tensor, scores: Tensor) -> None:
+        """Enters (M, K) scores."""
+        self.scores[rows], self.logsumexp[rows] = scores, scores.double().logsumexp(dim=1)
+
+    def confidences(self, rows: Tensor, targets: Sequence[int], kind: Confidence) -> Tensor:
+        """Ψ: (M, T) float64."""
+        scores = self.scores[rows][:, list(targets)].double()
+        if kind == "softmax":
+            return (scores - self.logsumexp[rows, None]).exp()
+        return scores.sigmoid() if kind == "sigmoid" else scores
+
+
 class Probe:
     """One image and one network; answers, and remembers.
 
@@ -109,7 +137,8 @@ class Probe:
         self._graph: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._gradients: dict[tuple[int, str], dict[str, Tensor]] = {}
         self._extrema: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
-        self._masked: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._gradient_scores: dict[tuple[str, int, str], Tensor] = {}
+        self._tables: dict[tuple[str, str], ScoreTable] = {}
         self._kept: dict[bytes, Tensor] = {}
         self._costs: dict[tuple, Cost] = {}
         self._bill: Bill | None = None
@@ -173,6 +202,19 @@ class Probe:
         self._use(("gradients", *key))
         return self._gradients[key][layer]
 
+    def gradient_scores(self, layer: str, target: int, of: GradientScore | None = None) -> Tensor:
+        """α: the gradient of the target's score summed over each feature map's locations (SISE eq. 4).
+
+        Returns:
+            (C,)
+        """
+        of = choose("gradient", of or self.gradient_kind, GRADIENT_SCORES)
+        key = (layer, int(target), of)
+        if key not in self._gradient_scores:
+            self._gradient_scores[key] = self.gradients(layer, target, of).flatten(1).sum(dim=1)
+        self._use(("gradients", int(target), of))
+        return self._gradient_scores[key]
+
     def extrema(self, layer: str, rule: str = "bilinear") -> tuple[Tensor, Tensor]:
         """Per feature map, the values that become 0 and 1 in its attribution mask.
 
@@ -212,58 +254,102 @@ class Probe:
         Returns:
             (M, K) scores.
         """
+        channels = channels.to(self.device)
         self.score_feature_maps({layer: channels}, rule)
-        for_layer = self._masked[layer, rule][0] if len(channels) else torch.empty(0, len(self.scores()))
-        self._use(("masked", layer, rule), channels)
-        return for_layer[channels.to(self.device)] if len(channels) else for_layer.to(self.device)
+        self._use((layer, rule), channels)
+        return self._table(layer, rule).scores[channels]
 
-    def score_feature_maps(self, wanted: Mapping[str, Tensor], rule: str = "bilinear") -> None:
+    def masked_confidences(
+        self, layer: str, channels: Tensor, targets: Sequence[int], rule: str = "bilinear"
+    ) -> Tensor:
+        """Ψ of the image under a layer's attribution masks, see :meth:`masked_scores`.
+
+        Returns:
+            (M, T) float64.
+        """
+        channels = channels.to(self.device)
+        self.score_feature_maps({layer: channels}, rule, targets)
+        self._use((layer, rule), channels)
+        return self._table(layer, rule).confidences(channels, targets, self.confidence_kind)
+
+    def score_feature_maps(
+        self, wanted: Mapping[str, Tensor], rule: str = "bilinear", targets: Sequence[int] | None = None
+    ) -> None:
         """Forwards every attribution mask of ``wanted`` not forwarded yet, all layers in one stream of batches.
 
         Args:
             wanted: Channel indices (M,) per layer.
             rule: How maps become masks, see :meth:`extrema`.
+            targets: The classes whose scores are needed; all if None.
         """
         segments, places = [], []
         for layer, channels in wanted.items():
-            maps = self.feature_maps(layer)
-            lo, hi = self.extrema(layer, rule)
-            known = self._masked.get((layer, rule))
-            channels = torch.unique(channels.to(self.device))
-            missing = channels if known is None else channels[~known[1][channels]]
+            missing = self._table(layer, rule).missing(torch.unique(channels.to(self.device)), targets)
             if len(missing):
-                span = (hi - lo + EPSILON)[missing, None, None]
-                normalised = (maps[missing] - lo[missing, None, None]) / span
+                maps = self.feature_maps(layer)[missing]
+                lo, hi = (e[missing, None, None] for e in self.extrema(layer, rule))
                 mode = "nearest" if rule == "nearest" else "bilinear"
-                segments.append(Segment(self.image, normalised, self.fill, mode))
-                places.append((layer, missing, len(maps)))
+                segments.append(Segment(self.image, (maps - lo) / (hi - lo + EPSILON), self.fill, mode))
+                places.append((layer, missing))
         if not segments:
             return
         begun = time.perf_counter()
         scores = self._finite(self.scorer.score(segments))
         self._synchronise()
-        each = (time.perf_counter() - begun) / len(scores)
+        each = Cost((time.perf_counter() - begun) / len(scores), forward=1)
         self.count(forward=len(scores))
-        for (layer, channels, count), found in zip(
-            places, scores.split([len(c) for _, c, _ in places]), strict=True
-        ):
-            if (layer, rule) not in self._masked:
-                self._masked[layer, rule] = (
-                    torch.full((count, scores.shape[1]), torch.nan, device=self.device),
-                    torch.zeros(count, dtype=torch.bool, device=self.device),
-                )
-            table, have = self._masked[layer, rule]
-            table[channels], have[channels] = found, True
-            key = ("masked", layer, rule)
-            self._costs[key] = Cost(each, 1, 0)  # per channel
-            if self._bill is not None:
-                self._bill._computed.setdefault(key, set()).update(channels.tolist())
+        for (layer, channels), found in zip(places, scores.split([len(c) for _, c in places]), strict=True):
+            self._enter(layer, rule, channels, found, each)
+
+    def bank_confidences(self, bank: str, first: int, masks: Tensor, targets: Sequence[int]) -> Tensor:
+        """Ψ of the image under masks that have a number in a named bank, each forwarded once in the probe's life.
+
+        Args:
+            bank: Names the bank and everything its masks depend on.
+            first: Number of the first mask.
+            masks: (M, H, W).
+            targets: T class indices.
+
+        Returns:
+            (M, T) float64.
+        """
+        numbers = torch.arange(first, first + len(masks), device=self.device)
+        table = self._table(bank, "bank", at_least=first + len(masks))
+        missing = table.missing(numbers, targets)
+        if len(missing):
+            begun = time.perf_counter()
+            segment = Segment(self.image, masks[missing.to(masks.device) - first].to(self.device), self.fill)
+            scores = self._finite(self.scorer.score([segment]))
+            self._synchronise()
+            self.count(forward=len(scores))
+            each = Cost((time.perf_counter() - begun) / len(scores), forward=1)
+            self._enter(bank, "bank", missing, scores, each)
+        self._use((bank, "bank"), numbers)
+        return table.confidences(numbers, targets, self.confidence_kind)
+
+    def _table(self, layer: str, rule: str, at_least: int = 0) -> ScoreTable:
+        """Scores under a layer's masks, or of a bank of ``at_least`` masks."""
+        known = self._tables.get((layer, rule))
+        count = at_least if rule == "bank" else len(self.feature_maps(layer))
+        if known is None or len(known.scores) < count:
+            table = self._tables[layer, rule] = ScoreTable(count, len(self.scores()), self.device)
+            if known is not None:
+                table.scores[: len(known.scores)] = known.scores
+                table.logsumexp[: len(known.scores)] = known.logsumexp
+        return self._tables[layer, rule]
+
+    def _enter(self, layer: str, rule: str, rows: Tensor, scores: Tensor, each: Cost) -> None:
+        self._table(layer, rule, at_least=int(rows.max()) + 1).add(rows, scores)
+        self._costs[layer, rule] = each
+        if self._bill is not None:
+            self._bill._computed.setdefault((layer, rule), set()).update(rows.tolist())
 
     def score_masks(self, masks: Tensor) -> Tensor:
         """Scores of the image under any masks: ``image * m + fill * (1 - m)``.
 
         Args:
-            masks: (M, H, W), or lower resolution, then upsampled bilinearly. Boolean masks are remembered by content.
+            masks: (M, H, W), or lower resolution, then upsampled bilinearly. Boolean masks are remembered by content
+                and scored in fp32 whatever the engine's precision: their scores are compared with the image's own.
 
         Returns:
             (M, K) scores.
@@ -277,7 +363,7 @@ class Probe:
         if fresh:
             chosen = masks[list(fresh.values())].to(self.image)
             self.count(forward=len(chosen))
-            found = self._finite(self.scorer.score([Segment(self.image, chosen, self.fill)]))
+            found = self._finite(self.scorer.exact.score([Segment(self.image, chosen, self.fill)]))
             self._kept.update(zip(fresh, found, strict=True))
         return torch.stack([self._kept[key] for key in keys])
 
@@ -285,6 +371,56 @@ class Probe:
         """(N, 3, H, W) network inputs -> (N, K) scores, without gradients."""
         self.count(forward=len(inputs))
         return self._finite(self.scorer.score_inputs(inputs.to(self.device)))
+
+    # ------------------------------------------------------------------ what can be kept on disk
+
+    def state(self, targets: Sequence[int]) -> dict[str, np.ndarray]:
+        """All that cost a masked or a backward pass, for some targets: about 40 KB per image and target.
+
+        Args:
+            targets: The classes to keep scores of.
+
+        Returns:
+            Plain arrays by name, for :meth:`restore`.
+        """
+        arrays: dict[str, np.ndarray] = {"targets": np.asarray(targets, dtype=np.int64)}
+        for (layer, target, of), scores in self._gradient_scores.items():
+            arrays[f"gradient|{layer}|{target}|{of}"] = scores.cpu().numpy()
+        for (name, rule), table in self._tables.items():
+            rows = (~torch.isnan(table.logsumexp)).nonzero()[:, 0]
+            key = f"{name}|{rule}"
+            arrays[f"rows|{key}"] = rows.cpu().numpy()
+            arrays[f"scores|{key}"] = table.scores[rows][:, list(targets)].cpu().numpy()
+            arrays[f"logsumexp|{key}"] = table.logsumexp[rows].cpu().numpy()
+        if self._kept:
+            arrays["kept masks"] = np.frombuffer(b"".join(self._kept), dtype=np.uint8).reshape(-1, 32)
+            arrays["kept scores"] = torch.stack(list(self._kept.values())).cpu().numpy()
+        for key, cost in self._costs.items():
+            arrays["cost|" + "|".join(map(str, key))] = np.array([cost.seconds, cost.forward, cost.backward])
+        return arrays
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes back what :meth:`state` gave, of the same image and network (which the caller sees to)."""
+        targets = state["targets"].tolist()
+        for key, value in state.items():
+            kind, _, rest = key.partition("|")
+            if kind == "gradient":
+                layer, target, of = rest.rsplit("|", 2)
+                self._gradient_scores[layer, int(target), of] = torch.from_numpy(value).to(self.device)
+            elif kind == "rows" and len(value):
+                rows = torch.from_numpy(value).to(self.device)
+                table = self._table(*rest.rsplit("|", 1), at_least=int(rows.max()) + 1)
+                scores = torch.from_numpy(state[f"scores|{rest}"]).to(self.device)
+                table.scores[rows[:, None], torch.tensor(targets, device=self.device)] = scores
+                table.logsumexp[rows] = torch.from_numpy(state[f"logsumexp|{rest}"]).to(self.device)
+            elif kind == "cost":
+                parts = rest.split("|")
+                if parts[0] == "gradients":
+                    parts[1] = int(parts[1])
+                self._costs[tuple(parts)] = Cost(float(value[0]), int(value[1]), int(value[2]))
+        if "kept masks" in state:
+            keys = [row.tobytes() for row in state["kept masks"]]
+            self._kept.update(zip(keys, torch.from_numpy(state["kept scores"]).to(self.device), strict=True))
 
     # ------------------------------------------------------------------ accounts
 
@@ -315,7 +451,7 @@ class Probe:
             for key, channels in bill._used.items():
                 cost = self._costs.get(key)
                 computed = bill._computed.get(key, set())
-                times = len(channels - computed) if key[0] == "masked" else int(not computed)
+                times = len(channels - computed)
                 if cost and times:
                     bill.seconds += cost.seconds * times
                     bill.forward += cost.forward * times

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +48,8 @@ class Scorer:
 
     Args:
         network: ``(N, 3, H, W) -> (N, K)``, in eval mode; it is copied, never changed.
-        batch_size: Images per forward pass; None takes 32 on a CPU and 256 on a GPU. Halved by itself when memory
-            runs out.
+        batch_size: Images per forward pass; None takes 32 on a CPU and finds the fastest on a GPU, once, when there
+            is enough work to pay for it. Halved by itself when memory runs out.
         lossless: Fold batch normalisation into convolutions and use channels-last memory; same numbers up to float
             rounding. Checked against the original on the first batch, and left off if the two disagree.
         precision: ``fp32`` (TF32 off, also on a GPU), ``tf32``, ``fp16`` or ``bf16``.
@@ -95,7 +97,8 @@ class Scorer:
         image = segments[0].image
         with torch.no_grad():
             self._prepare(image)
-            batch = min(self._batch_size(image), total) if self._ragged(image) else self._batch_size(image)
+            batch = self._batch_size(image, total)
+            batch = min(batch, total) if self._ragged(image) else batch
             buffer = self._take_buffer(batch, image)
             scores, done, filled = None, 0, 0
             for segment, start, stop in _packed(segments, batch):
@@ -119,15 +122,53 @@ class Scorer:
         """(N, 3, H, W) network inputs -> (N, K) float32 scores, in batches."""
         with torch.no_grad():
             self._prepare(inputs[:1])
-            parts = [self._forward(p) for p in inputs.split(self._batch_size(inputs))]
+            parts = [self._forward(p) for p in inputs.split(self._batch_size(inputs, len(inputs)))]
             return torch.cat(parts)
+
+    @cached_property
+    def exact(self) -> Scorer:
+        """A scorer of the same network in fp32; itself, where that is what it runs in."""
+        if self.precision == "fp32":
+            return self
+        return Scorer(self.network, batch_size=self.batch_size, lossless=self.lossless)
 
     # ------------------------------------------------------------------ the network and its batches
 
-    def _batch_size(self, image: Tensor) -> int:
+    def _batch_size(self, image: Tensor, work: int = 0) -> int:
         if self.batch_size is None:
-            self.batch_size = 256 if image.is_cuda else 32
+            if not image.is_cuda:
+                self.batch_size = 32
+            elif work < 512:
+                return 64
+            else:
+                self.batch_size = self._fastest_batch(image)
+                log.info("batch size %d", self.batch_size)
         return self.batch_size
+
+    def _fastest_batch(self, image: Tensor) -> int:
+        """Doubles the batch on a GPU until that is worth less than 3 % or memory runs out."""
+        best, rate = 32, 0.0
+        for batch in (32, 64, 128, 256, 512, 1024):
+            try:
+                inputs = image.expand(batch, *image.shape[1:]).contiguous(memory_format=self._memory_format)
+                times = []
+                for _ in range(4):  # the first one or two choose algorithms
+                    torch.cuda.synchronize(image.device)
+                    begun = time.perf_counter()
+                    self._run(inputs)
+                    torch.cuda.synchronize(image.device)
+                    times.append(time.perf_counter() - begun)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break
+            if batch / min(times) < 1.03 * rate:
+                break
+            best, rate = batch, batch / min(times)
+        return best
+
+    def _run(self, batch: Tensor) -> Tensor:
+        with torch.inference_mode(), _fp32_matmul(self.precision == "tf32"):
+            return _check_scores(self._runner(batch.to(PRECISIONS[self.precision])), len(batch)).float()
 
     def _ragged(self, image: Tensor) -> bool:
         """Whether a last, smaller batch may run as it is: not where every shape costs a search or a compilation."""
@@ -173,9 +214,7 @@ class Scorer:
         while start < len(batch):
             part = batch[start : start + size]
             try:
-                with torch.inference_mode(), _fp32_matmul(self.precision == "tf32"):
-                    scores = self._runner(part.to(PRECISIONS[self.precision]))
-                    parts.append(_check_scores(scores, len(part)).float())
+                parts.append(self._run(part))
                 start += len(part)
             except RuntimeError as error:
                 if not _out_of_memory(error) or size == 1:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from metrics import keep_mask, undefined
 from sise.benchmark.records import RunFolder, environment
+from sise.benchmark.score_cache import ScoreCache
 from sise.probe import Probe
 from sise.scoring import Scorer
 from sise.types import Dataset, Explainer, Model, Record, Sample, SuiteError, choose
@@ -200,6 +201,7 @@ def _run_group(cells: list[Cell], limit: int | None) -> int:
         precision=engine.precision,
         compile=engine.compile,
     )
+    cache = _score_cache(cells[0], device) if engine.cache else None
     failed = 0
     with ExitStack() as stack:
         for cell in cells:
@@ -214,7 +216,11 @@ def _run_group(cells: list[Cell], limit: int | None) -> int:
                 for cell in needing:
                     failed += _save_failures(cell, image_id, cell.missing(image_id), error)
                 continue
+            known = cache is not None and cache.restore(probe)
+            passes = probe.forward_passes
             failed += _run_image(needing, sample, probe, bar)
+            if cache is not None and (not known or probe.forward_passes > passes):
+                cache.save(probe, sorted(probe.ground_truth))
             bar.set_postfix(failed=failed) if failed else None
     return failed
 
@@ -313,6 +319,18 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
 
 
 # ---------------------------------------------------------------------- parts of a probe
+
+
+def _score_cache(cell: Cell, device: torch.device) -> ScoreCache:
+    return ScoreCache(
+        Path(cell.cfg.outputs) / ".scores",
+        cell.model.weights_hash,
+        cell.model.layers,
+        cell.cfg.protocol.fill,
+        cell.cfg.engine.precision,
+        device.type,
+        torch.__version__,
+    )
 
 
 def _probe(cell: Cell, sample: Sample, scorer: Scorer, device: torch.device) -> Probe:
