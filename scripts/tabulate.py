@@ -1,0 +1,32 @@
+"""Makes the tables in results/ from the records in outputs/; see configs/tabulate.yaml."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from sise.benchmark import cli, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="tabulate")
+@cli.main
+def main(cfg: DictConfig) -> None:
+    definitions = {f.stem: OmegaConf.to_container(OmegaConf.load(f)) for f in sorted(ROOT.glob("configs/table/*.yaml"))}
+    chosen = OmegaConf.to_container(cfg.table, resolve=True) if cfg.get("table") else None
+    if chosen:
+        definitions[chosen["name"]] = chosen  # with what the command line changed in it
+    tables.tabulate(
+        definitions,
+        outputs=cfg.outputs,
+        results=cfg.results,
+        published=ROOT / cfg.published,
+        table=chosen and chosen["name"],
+        dataset=cfg.dataset,
+        controls=cfg.controls,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,442 @@
+"""Run folders: what a run is (its identity) and what it found (its records), kept so that nothing is lost or mixed.
+
+A run folder, ``outputs/<dataset>/<model>/<explainer>/<variant>/``, holds
+
+* ``run.json``: the run's identity. A folder never mixes records of two identities.
+* ``records*.jsonl``: one line per (image, target), appended as they are found.
+* ``environment.json``: a list, one entry per session that wrote here: versions, devices, commit, command, time.
+
+The keys of a record (values are fractions; percent appears only in tables):
+
+=================  =====================================================================================
+``image_id``       image, always a string ("000067")
+``target``         class index in the dataset
+``class``          its name
+``status``         "ok" or "failed"
+``reason``         failed records only: what went wrong. A failed record needs no key below this one
+``EBPG``           localization metrics, each in [0, 1], for datasets with masks
+``mIoU``
+``Bbox``
+``Drop%``          faithfulness metrics, fractions in spite of their names: 0.12 means 12 %
+``Increase%``      1.0 if the confidence increased, else 0.0
+``seconds``        time for this target's saliency
+``forward_passes``, ``backward_passes``  one image through the network = 1
+``confidence``     of the target on the whole image
+``mask_fraction``  share of the image the mask covers
+``undefined``      names of the metrics whose value was set by definition (constant map, empty mask, ...)
+``difficult``      the dataset's flag, where it has one
+=================  =====================================================================================
+
+Numbers are finite: a value that is not is refused on the way in, since a table could only drop it silently. Further
+keys are kept as they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sise.types import Record, SuiteError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["RunFolder", "environment", "without_folders"]
+
+_FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_PACKAGES = ("torch", "torchvision", "torchray", "numpy", "scikit-image", "pillow", "captum", "pandas", "hydra-core")
+
+
+class RunFolder:
+    """One run's folder: opened with an identity to write, without one to read.
+
+    Args:
+        path: The folder; created when an identity is given.
+        identity: What the run is, JSON values only. Written to ``run.json`` on first use; later it has to be equal.
+        overwrite: Deletes the records and the identity of a former run first.
+        shard: Name of this writer's records file, for several processes that share one run: ``records-<shard>.jsonl``.
+
+    Raises:
+        SuiteError: If the folder holds another identity (the message lists every key that differs), if it is opened
+            for reading and holds none, or if ``overwrite`` meets a process that is writing.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        identity: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+        shard: str = "",
+    ) -> None:
+        self.path = Path(path)
+        self._file = self.path / (f"records-{shard}.jsonl" if shard else "records.jsonl")
+        self._lock: _Lock | None = None
+        self._descriptor: int | None = None
+        if identity is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self._clear()
+            self._claim(identity)
+        elif not self._identity_file.exists():
+            raise SuiteError(f"expected a run folder with a run.json, found none in {self.path}")
+
+    def __enter__(self) -> RunFolder:
+        self.lock()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # identity ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _identity_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the run is, as in ``run.json``."""
+        try:
+            return json.loads(self._identity_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SuiteError(
+                f"{self._identity_file} is not readable as JSON ({error}); delete the folder or use overwrite=true"
+            ) from error
+
+    def _claim(self, identity: Mapping[str, Any]) -> None:
+        new = json.loads(_dumps(dict(identity), f"the identity of {self.path}"))
+        if not self._identity_file.exists():
+            _write_atomically(self._identity_file, json.dumps(new, indent=2) + "\n", replace=False)
+        old, new = _flatten(self.identity), _flatten(new)
+        differences = [
+            f"  {key}: {_show(old, key)} -> {_show(new, key)}"
+            for key in sorted(old.keys() | new.keys())
+            if _show(old, key) != _show(new, key)
+        ]
+        if differences:
+            raise SuiteError(
+                f"{self.path} holds a run with other settings (there -> now):\n"
+                + "\n".join(differences)
+                + "\nChoose another variant=<name> to keep both; overwrite=true (or deleting the folder) starts anew."
+            )
+
+    def _clear(self) -> None:
+        """Deletes what a former run left, unless somebody is writing it."""
+        files = list(self._record_files())
+        locks = [_Lock(file) for file in files]
+        try:
+            for lock in locks:
+                lock.acquire()
+            for file in [*files, self._identity_file, self.path / "environment.json"]:
+                file.unlink(missing_ok=True)
+        finally:
+            for lock in locks:
+                lock.release()
+
+    # writing ----------------------------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Becomes the only writer of this records file, until :meth:`close`; called by the first :meth:`append`.
+
+        Raises:
+            SuiteError: If another process is writing it.
+        """
+        if self._lock is None:
+            lock = _Lock(self._file)
+            lock.acquire()
+            self._lock = lock
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Appends records, all of them or none, with a single write: a crash leaves at most a torn last line.
+
+        Raises:
+            SuiteError: If a record misses a key or holds a number that is not finite, if another process is writing,
+                or if the disk is full; what was written before is intact in every case.
+        """
+        lines = "".join(_line(record) + "\n" for record in records).encode("ascii")
+        if not lines:
+            return
+        self.lock()
+        if self._descriptor is None:
+            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            whole = _whole_lines(self._file.read_bytes(), self._file)
+            os.ftruncate(self._descriptor, len(whole))  # a torn line would swallow the next one
+        end = os.fstat(self._descriptor).st_size
+        written = 0
+        try:
+            while written < len(lines):  # one turn, save for a disk that fills up on the way
+                written += os.write(self._descriptor, lines[written:])
+        except OSError as error:
+            os.ftruncate(self._descriptor, end)
+            if error.errno in _FULL_DISK:
+                raise SuiteError(
+                    f"the disk of {self.path} is full. Every record so far is intact: free some space and give the "
+                    "same command again, it goes on from here."
+                ) from error
+            raise
+
+    def add_environment(self, entry: Mapping[str, Any]) -> None:
+        """Adds a session to ``environment.json``, unless it differs from the last one in nothing but time."""
+        sessions = self.environments()
+        entry = dict(entry)
+        if not sessions or {**sessions[-1], "time": None} != {**entry, "time": None}:
+            text = json.dumps([*sessions, entry], indent=2) + "\n"
+            _write_atomically(self.path / "environment.json", text)
+
+    def close(self) -> None:
+        """Lets the next writer in."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # reading ----------------------------------------------------------------------------------------------------
+
+    def _record_files(self) -> list[Path]:
+        return sorted(self.path.glob("records*.jsonl"))
+
+    def read(self) -> list[Record]:
+        """The records, one per (image, target): the last one, but never a failed one in place of one that is ok.
+
+        Warns:
+            UserWarning: If the last line of a file is torn; it is left out.
+
+        Raises:
+            SuiteError: If another line is not a record.
+        """
+        found: dict[tuple[str, int], Record] = {}
+        for file in self._record_files():
+            for number, line in enumerate(_whole_lines(file.read_bytes(), file).split(b"\n")[:-1], start=1):
+                try:
+                    record = json.loads(line)
+                    key = (record["image_id"], record["target"])
+                    ok = record["status"] == "ok"
+                except (ValueError, KeyError, TypeError) as error:
+                    raise SuiteError(
+                        f"line {number} of {file} is not a record ({type(error).__name__}: {error}); delete that line, "
+                        "the next run computes its pair again"
+                    ) from error
+                if ok or found.get(key, record)["status"] != "ok":
+                    found[key] = record
+        return list(found.values())
+
+    def done(self) -> set[tuple[str, int]]:
+        """(image_id, target) of every record that is ok."""
+        return {(r["image_id"], r["target"]) for r in self.read() if r["status"] == "ok"}
+
+    def failed(self) -> set[tuple[str, int]]:
+        """(image_id, target) of every pair that failed and was not made good since."""
+        return {(r["image_id"], r["target"]) for r in self.read() if r["status"] != "ok"}
+
+    def environments(self) -> list[dict[str, Any]]:
+        """The sessions that wrote here, oldest first; empty if none left word."""
+        file = self.path / "environment.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+
+
+# records as text ------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and torch scalars as Python numbers, with the same value."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+def _dumps(value: Any, what: str) -> str:
+    """ASCII JSON on one line; floats as their shortest exact decimal."""
+    try:
+        return json.dumps(value, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise SuiteError(f"{what} cannot be written as JSON: {error}") from error
+
+
+def _line(record: Record) -> str:
+    who = f"the record of image {record.get('image_id')!r}, target {record.get('target')!r}"
+    missing = [key for key in ("image_id", "target", "class", "status") if key not in record]
+    if missing:
+        raise SuiteError(f"{who} misses {', '.join(missing)}")
+    if not isinstance(record["image_id"], str):
+        raise SuiteError(f"{who}: an image_id is a string, so that leading zeros survive")
+    if record["status"] not in ("ok", "failed"):
+        raise SuiteError(f"{who}: expected status 'ok' or 'failed', got {record['status']!r}")
+    for key, value in record.items():
+        number = value.item() if hasattr(value, "item") else value
+        if isinstance(number, float) and not math.isfinite(number):
+            raise SuiteError(
+                f"{who}: {key} is {number}, and a table could only drop it silently. Give the value that the metric's "
+                "definition sets and list the metric in 'undefined', or record the pair as failed."
+            )
+    return _dumps(record, who)
+
+
+def _whole_lines(data: bytes, file: Path) -> bytes:
+    """``data`` up to its last line break; warns of what follows, the rest of a write that was cut short."""
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        warnings.warn(f"{file}: the last line is torn (a crash?) and is left out", stacklevel=3)
+    return whole
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; an empty dict stays, so that it differs from a missing one."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "(absent)"
+
+
+def _write_atomically(file: Path, text: str, *, replace: bool = True) -> None:
+    """Writes a file as a whole or not at all; with ``replace=False`` a file that came first stays."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)  # mkstemp's files are private
+        if not replace:
+            try:
+                os.link(name, file)
+                return
+            except FileExistsError:
+                return
+            except OSError:  # a file system without hard links
+                pass
+        os.replace(name, file)
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise SuiteError(f"the disk of {file.parent} is full; {file.name} was not written") from error
+        raise
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+class _Lock:
+    """Keeps a second writer off a records file. The operating system frees it when its holder ends, however it ends."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file.with_suffix(".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        held = SuiteError(
+            f"another process is writing {self.file.with_suffix('.jsonl')}: wait for it or stop it, or choose another "
+            "variant=<name>"
+        )
+        if fcntl is None:  # no such locks here: the file's existence has to do
+            try:
+                self._descriptor = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                raise SuiteError(f"{held}. If no other process is, a crash left {self.file}: delete it") from None
+            return
+        descriptor = os.open(self.file, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise held from None
+        except OSError as error:
+            warnings.warn(f"{self.file}: no locks on this file system ({error}); see to it that one process writes",
+                          stacklevel=2)  # fmt: skip
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            if fcntl is None:
+                self.file.unlink(missing_ok=True)
+
+
+# environment ----------------------------------------------------------------------------------------------------
+
+
+def environment(device: Any = None) -> dict[str, Any]:
+    """What results may depend on and an identity does not hold; free of absolute paths.
+
+    Args:
+        device: The torch device the run computes on; ``None`` = CPU.
+
+    Returns:
+        ``packages`` (versions; ``None`` if missing), ``python``, ``platform``, ``device`` (its name), ``cpu``,
+        ``threads``, ``commit`` and ``dirty`` (``None`` outside a checkout), ``command`` and ``time`` (UTC).
+    """
+    import torch
+
+    device = torch.device(device or "cpu")
+    cpu = _cpu_name()
+    commit, dirty = _commit()
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "commit": commit,
+        "dirty": dirty,
+        "command": " ".join(without_folders(word) for word in sys.argv),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        name = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        name = None
+    return name.group(1).strip() if name else platform.processor() or platform.machine()
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """Commit of the checkout this file is tracked in, and whether it has uncommitted changes."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # else some other project's repository surrounds us
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def without_folders(word: str) -> str:
+    """Text with its absolute paths cut to their last part: results travel, a machine's folders should not."""
+    return re.sub(r"(?<![\w.~])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s,\]/\\]+[\\/])*(?=[^\s,\]/\\])", "", word)

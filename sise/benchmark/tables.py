@@ -1,0 +1,645 @@
+"""Tables: run folders and the papers' numbers in, ``results/<table>.{csv,md,tex}`` out.
+
+The way through this file is the way of the data: :func:`find_runs` reads the run folders, :func:`columns_of` lines
+them up in the paper's order, :func:`measure` makes one cell of records, :func:`status` says what that cell is worth
+next to the published number, :func:`rank` finds the best, :func:`foot` says what a reader must know, and ``to_*``
+write it down. :func:`tabulate` does all of it. A table is defined by ``configs/table/<name>.yaml``.
+
+A cell's mean is over (image, target) pairs, each pair's seeds averaged first; its standard error is the pairs'
+standard deviation (n − 1) / √n. Nothing vanishes in a mean: failed pairs, missing values and values that were set by
+definition are counted, and named in the foot.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metrics import arithmetic
+from sise.benchmark.records import RunFolder, without_folders
+from sise.types import SuiteError, choose
+
+__all__ = ["Column", "Run", "Table", "build", "find_runs", "status", "tabulate"]
+
+METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")  # fractions, percent in tables, like any further metric
+COSTS = ("seconds", "forward_passes", "backward_passes")
+LOWER_IS_BETTER = ("Drop%", *COSTS)
+NOT_METRICS = ("image_id", "target", "class", "status", "reason", "confidence", "mask_fraction", "undefined",
+               "difficult")  # fmt: skip
+PUBLISHED_NAMES = {"seconds": "Runtime (s)"}
+LABELS = {
+    "vgg16": "VGG16", "resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0",
+    "seconds": "Run-time (s)", "forward_passes": "Forward passes", "backward_passes": "Backward passes",
+}  # fmt: skip
+STATUS = {  # mark in a cell, meaning
+    "reproduced": ("=", "official complete dataset, official weights, the paper's budget, and the difference is at "
+                   "most 2 standard errors or 0.5 points, whichever is more"),
+    "differs": ("≠", "the same, but the difference is larger"),
+    "partial": ("~", "the paper's dataset and weights, but fewer pairs, a smaller budget or a single seed"),
+    "other data": ("°", "stand-in dataset or weights: says nothing about the published number"),
+    "other hardware": ("°", "seconds are those of another machine"),
+    "not run": ("", "no records"),
+    "not published": ("", "the paper has no such number"),
+}  # fmt: skip
+URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|: budget:")  # notes that the terminal shows too
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: ``identity`` as in run.json, ``records`` one row each (see :mod:`sise.benchmark.records`)."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    records: pd.DataFrame
+    devices: tuple[str, ...] = ()
+
+    @property
+    def variant(self) -> str:
+        """The variant without the seed's suffix: seeds of one variant share a column."""
+        return re.sub(r"-seed\d+$", "", self.identity["variant"])
+
+    @property
+    def ok(self) -> pd.DataFrame:
+        return self.records[self.records["status"] == "ok"]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        return self.records[self.records["status"] != "ok"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One method of a table: the runs of ``explainer`` and ``variant``.
+
+    ``method`` is its name among the published numbers, ``seeds`` the number of seeds the paper averages; a
+    ``control`` takes no part in the ranking.
+    """
+
+    explainer: str
+    variant: str
+    label: str
+    method: str | None = None
+    seeds: int = 1
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """``cells``: a row per (model, metric, column label), the columns of the CSV. ``notes``: the foot, line by line."""
+
+    name: str
+    title: str
+    dataset: str
+    models: tuple[str, ...]
+    metrics: tuple[str, ...]
+    columns: tuple[Column, ...]
+    cells: pd.DataFrame
+    notes: tuple[str, ...]
+
+    def cell(self, model: str, metric: str, column: Column) -> pd.Series:
+        return self.cells.loc[(model, metric, column.label)]
+
+    def pairs(self, model: str, column: Column) -> str:
+        """Number of pairs with a record that is ok, or "not run"."""
+        return str(self.cell(model, self.metrics[0], column)["pairs"] or "not run")
+
+
+# reading ----------------------------------------------------------------------------------------------------------
+
+
+def find_runs(outputs: str | Path) -> list[Run]:
+    """Every run folder below ``outputs``, however deep.
+
+    Raises:
+        SuiteError: If two folders hold the same run: their pairs would count twice.
+    """
+    runs: dict[tuple, Run] = {}
+    for file in sorted(Path(outputs).rglob("run.json")):
+        folder = RunFolder(file.parent)
+        identity, records = folder.identity, folder.read()
+        keys = dict.fromkeys(key for record in [dict.fromkeys(NOT_METRICS), *records] for key in record)
+        devices = tuple(sorted({session.get("device", "unknown") for session in folder.environments()}))
+        run = Run(file.parent, identity, pd.DataFrame(records, columns=list(keys)), devices)
+        what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
+        if what in runs:
+            raise SuiteError(
+                f"{runs[what].path} and {run.path} hold the same run, {' / '.join(map(str, what))}: move one of them "
+                f"out of {outputs}"
+            )
+        runs[what] = run
+    return list(runs.values())
+
+
+def read_published(file: str | Path) -> pd.DataFrame:
+    """The papers' numbers: source, table, dataset, model, method, metric, value, note."""
+    try:
+        return pd.read_csv(file)
+    except FileNotFoundError as error:
+        raise SuiteError(f"expected the papers' numbers in {file}; it is part of the repository, restore it") from error
+
+
+# one cell ---------------------------------------------------------------------------------------------------------
+
+
+def columns_of(definition: Mapping[str, Any], runs: Sequence[Run], controls: Iterable[str]) -> tuple[Column, ...]:
+    """The columns of a table: the paper's, whether run or not; of the definition's others those that were run; then,
+    if the definition wants ``extras``, whatever else was run, controls last."""
+    label_of = {(run.identity["explainer"], run.variant): run.identity["label"] for run in reversed(runs)}
+    columns = [Column(**column) for column in definition.get("columns") or ()]
+    columns = [c for c in columns if c.method or (c.explainer, c.variant) in label_of]
+    if definition.get("extras"):
+        controls = list(controls)
+        rest = label_of.keys() - {(c.explainer, c.variant) for c in columns}
+        for explainer, variant in sorted(rest, key=lambda key: (key[0] in controls, key[1] != "paper", key[1], key[0])):
+            label = label_of[explainer, variant] + ("" if variant == "paper" else f" ({variant})")
+            if label in [c.label for c in columns]:
+                label += f" [{explainer}/{variant}]"
+            columns.append(Column(explainer, variant, label, control=explainer in controls))
+    return tuple(columns)
+
+
+def measure(runs: Sequence[Run], metric: str) -> dict[str, Any]:
+    """What the runs of one column (its seeds) say about one metric: percent, but for :data:`COSTS`.
+
+    Returns:
+        ``mean``, ``standard error`` and ``n``, over pairs with a value; ``pairs`` with a record that is ok;
+        ``missing``, ``undefined`` and ``failed`` records; ``seeds`` and ``seed s.d.``, of the seeds' means.
+    """
+    if not runs:
+        counts = dict.fromkeys(("n", "pairs", "missing", "undefined", "failed", "seeds"), 0)
+        return counts | dict.fromkeys(("mean", "standard error", "seed s.d."), math.nan)
+    scale = 1.0 if metric in COSTS else 100.0
+    ok = pd.concat([run.ok.assign(seed=run.identity.get("seed")) for run in runs], ignore_index=True)
+    values = pd.to_numeric(ok[metric]) * scale if metric in ok else pd.Series(math.nan, ok.index)
+    ok = ok.assign(value=values)
+    per_pair = ok.groupby(["image_id", "target"])["value"].mean().dropna()
+    per_seed = ok.groupby("seed", dropna=False)["value"].mean().dropna()
+    n = len(per_pair)
+    return {
+        "mean": per_pair.mean(),
+        "standard error": per_pair.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan,
+        "n": n,
+        "pairs": ok.groupby(["image_id", "target"]).ngroups,
+        "missing": int(values.isna().sum()),
+        "undefined": sum(metric in names for names in ok["undefined"] if isinstance(names, list)),
+        "failed": sum(len(run.failed) for run in runs),
+        "seeds": len({run.identity.get("seed") for run in runs}),
+        "seed s.d.": per_seed.std(ddof=1) if len(per_seed) > 1 else math.nan,
+    }
+
+
+def status(
+    *,
+    n: int,
+    published: float,
+    difference: float,
+    standard_error: float,
+    published_dataset: bool,
+    official_weights: bool,
+    complete: bool,
+    paper_budget: bool,
+    hardware: bool = False,
+) -> str:
+    """What a cell is worth next to the published number; the keys of :data:`STATUS`.
+
+    Args:
+        n: Pairs with a value.
+        published: The paper's number; NaN = none.
+        difference: Measured − published.
+        standard_error: Of the mean; NaN (one pair) counts as 0.
+        published_dataset: The records are of the dataset that the number was published for.
+        official_weights: The weights are the published checkpoint.
+        complete: Every pair of the complete official dataset has a value, in every seed.
+        paper_budget: The budget (masks, iterations, seeds) is the paper's.
+        hardware: The metric depends on the machine.
+    """
+    if n == 0:
+        return "not run"
+    if math.isnan(published):
+        return "not published"
+    if not (published_dataset and official_weights):
+        return "other data"
+    if hardware:
+        return "other hardware"
+    if not (complete and paper_budget):
+        return "partial"
+    margin = max(0.5, 0.0 if math.isnan(standard_error) else 2 * standard_error)
+    return "reproduced" if abs(difference) <= margin + 1e-9 else "differs"
+
+
+def rank(values: Mapping[str, float], metric: str) -> dict[str, str]:
+    """``{label: "best" | "second"}`` of two or more values, as printed: equal ones share a place; NaN takes none."""
+    printed = {label: float(number(value, metric)) for label, value in values.items() if not math.isnan(value)}
+    if len(printed) < 2:
+        return {}
+    places = sorted(set(printed.values()), reverse=metric not in LOWER_IS_BETTER)[:2]
+    return {label: ("best", "second")[places.index(v)] for label, v in printed.items() if v in places}
+
+
+# one table --------------------------------------------------------------------------------------------------------
+
+
+def build(
+    definition: Mapping[str, Any],
+    dataset: str,
+    runs: Sequence[Run],
+    published: pd.DataFrame,
+    *,
+    controls: Iterable[str] = (),
+) -> Table:
+    """Makes one table of the runs of one dataset.
+
+    Args:
+        definition: As in ``configs/table/``: ``name``, ``title``, ``published`` (the published table's name or None),
+            ``datasets`` (the first is the paper's), ``models`` and ``metrics`` (None = all that have records),
+            ``columns`` (of :class:`Column`), ``extras`` (also show whatever else was run).
+        dataset: The dataset to show; runs of others are left out.
+        runs: From :func:`find_runs`.
+        published: From :func:`read_published`.
+        controls: Names of the explainers that are controls.
+    """
+    runs = [run for run in runs if run.identity["dataset"] == dataset]
+    models = tuple(definition.get("models") or sorted({run.identity["model"] for run in runs}))
+    runs = [run for run in runs if run.identity["model"] in models]
+    metrics = tuple(definition.get("metrics") or _metrics_of(runs))
+    columns = columns_of(definition, runs, controls)
+    home = (definition.get("datasets") or [None])[0]
+    known = published[(published["table"] == definition.get("published")) & (published["dataset"] == home)]
+    known = known.set_index(["model", "metric", "method"])["value"].to_dict()
+
+    cells = []
+    for model in models:
+        for metric in metrics:
+            row = []
+            for column in columns:
+                group = runs_of(runs, model, column)
+                cell = measure(group, metric)
+                from_paper = known.get((model, PUBLISHED_NAMES.get(metric, metric), column.method), math.nan)
+                budget = budget_notes(group, column)
+                expected = max((run.identity["expected_pairs"] for run in group), default=0)
+                cell["published"] = from_paper
+                cell["status"] = status(
+                    n=cell["n"],
+                    published=from_paper,
+                    difference=cell["mean"] - from_paper,
+                    standard_error=cell["standard error"],
+                    published_dataset=dataset == home,
+                    official_weights=all(run.identity["weights_official"] for run in group),
+                    complete=all(run.identity["complete_dataset"] for run in group)
+                    and not cell["failed"]
+                    and not cell["missing"]
+                    and all(len(run.ok) >= expected for run in group),
+                    paper_budget=not budget,
+                    hardware=metric == "seconds",
+                )
+                comparable = cell["status"] in ("reproduced", "differs", "partial")
+                cell["difference"] = cell["mean"] - from_paper if comparable else math.nan
+                cell |= {"dataset": dataset, "model": model, "method": column.label, "explainer": column.explainer,
+                         "variant": column.variant, "metric": metric, "budget note": "; ".join(budget)}  # fmt: skip
+                row.append(cell)
+            rivals = {c["method"]: c["mean"] for c, column in zip(row, columns, strict=True) if not column.control}
+            places = rank(rivals, metric)
+            cells += [{**cell, "place": places.get(cell["method"], "")} for cell in row]
+
+    order = ["dataset", "model", "method", "explainer", "variant", "metric", "mean", "standard error", "n", "undefined",
+             "missing", "failed", "published", "difference", "status", "seeds", "seed s.d.", "place", "budget note",
+             "pairs"]  # fmt: skip
+    frame = pd.DataFrame(cells, columns=order).set_index(["model", "metric", "method"], drop=False)
+    frame.index.names = [None] * 3
+    name = definition["name"] + ("" if dataset == home else f"_{dataset}")
+    title = definition["title"] + ("" if dataset == home or home is None else f" — on {dataset}, a stand-in")
+    table = Table(name, title, dataset, models, metrics, columns, frame, ())
+    return Table(**{**vars(table), "notes": tuple(foot(table, runs))})
+
+
+def runs_of(runs: Sequence[Run], model: str, column: Column) -> list[Run]:
+    """The runs behind a column in the rows of a model: one per seed."""
+    wanted = (model, column.explainer, column.variant)
+    return [run for run in runs if (run.identity["model"], run.identity["explainer"], run.variant) == wanted]
+
+
+def budget_notes(runs: Sequence[Run], column: Column) -> list[str]:
+    """In what these runs fall short of the paper's budget."""
+    notes = dict.fromkeys(note for run in runs for note in run.identity.get("budget_notes") or ())
+    if runs and len(runs) < column.seeds:
+        notes[f"{len(runs)} seed{'s' * (len(runs) > 1)} (paper: {column.seeds})"] = None
+    return list(notes)
+
+
+def foot(table: Table, runs: Sequence[Run]) -> list[str]:
+    """What a reader must know beside the numbers, most general first."""
+    shown = {(m, c): g for m in table.models for c in table.columns if (g := runs_of(runs, m, c))}
+    used = [run for group in shown.values() for run in group]
+    counts = table.cells["status"].value_counts()
+    notes = ["Cells: mean ± standard error over (image, target) pairs [published value and status]. Bold: best, "
+             "underlined: second best, of the compared explainers; controls take no part. Lower is better for Drop% "
+             "and costs; – is not run."]  # fmt: skip
+    for key in [key for key in STATUS if key in counts]:
+        mark, meaning = STATUS[key]
+        notes.append(f"Status {mark + ' ' if mark else ''}{key} ({counts[key]} cells): {meaning}.")
+    for variant in sorted({run.variant for run in used}):
+        for text in dict.fromkeys(_protocol(run) for run in used if run.variant == variant):
+            notes.append(f"Variant {variant}: {text}.")
+    for model in table.models:
+        for text in dict.fromkeys(_weights(run) for run in used if run.identity["model"] == model):
+            notes.append(f"{_label(model)}: {text}.")
+    if used and not all(run.identity["complete_dataset"] for run in used):
+        notes.append(f"Dataset {table.dataset}: not the complete official set (the pairs found: "
+                     f"{max(run.identity['expected_pairs'] for run in used)}).")  # fmt: skip
+    if "seconds" in table.metrics:
+        devices = sorted({device for run in used for device in run.devices})
+        notes.append(f"Seconds measured on: {', '.join(devices) or 'unknown'}.")
+
+    for (model, column), group in shown.items():
+        who = f"{_label(model)}, {column.label}"
+        cells = {metric: table.cell(model, metric, column) for metric in table.metrics}
+        budget = budget_notes(group, column)
+        if budget:
+            notes.append(f"{who}: budget: {'; '.join(budget)}.")
+        expected = max(run.identity["expected_pairs"] for run in group)
+        short = {int(run.identity.get("seed") or 0): len(run.ok) for run in group if len(run.ok) != expected}
+        if short:
+            done = ", ".join((f"seed {s}: " if len(group) > 1 else "") + f"{n} of {expected}" for s, n in short.items())
+            notes.append(f"{who}: pairs with a result: {done}.")
+        failed = pd.concat([run.failed for run in group])
+        if len(failed):
+            reason = without_folders(failed["reason"].iloc[0])
+            notes.append(f"{who}: {len(failed)} FAILED, not in the means; the first: {reason}.")
+        for kind, words in (("undefined", "values set by definition"), ("missing", "values MISSING, not in the means")):
+            counted = [f"{metric} {cell[kind]}" for metric, cell in cells.items() if cell[kind]]
+            if counted:
+                notes.append(f"{who}: {words}: {', '.join(counted)}.")
+        if len(group) > 1:
+            spread = [f"{metric} {cell['seed s.d.']:.2f}" for metric, cell in cells.items()]
+            notes.append(f"{who}: mean of {len(group)} seeds; s.d. across seeds: {', '.join(spread)}.")
+    for model in table.models:
+        notes += _unequal_pairs(model, {c: g for (m, c), g in shown.items() if m == model})
+        notes += _arithmetic(table, model, {c: g for (m, c), g in shown.items() if m == model})
+    return notes
+
+
+def _unequal_pairs(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[str]:
+    """Names the columns that lack pairs others have: their means are not of the same pairs."""
+    pairs: dict[Column, set] = {column: set() for column in groups}
+    for column, group in groups.items():
+        for run in group:
+            pairs[column] |= set(zip(run.ok["image_id"], run.ok["target"], strict=True))
+    everything = set().union(*pairs.values())
+    lacking = [f"{c.label} lacks {len(everything - have)}" for c, have in pairs.items() if have != everything]
+    if not lacking:
+        return []
+    return [f"WARNING, {_label(model)}: columns cover different pairs and compare only roughly. Of {len(everything)}: "
+            f"{', '.join(lacking)}."]  # fmt: skip
+
+
+def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]) -> list[str]:
+    """PROTOCOL 6.4, each column against the masks of its own pairs."""
+    found = []
+    for column, group in groups.items():
+        row = pd.DataFrame({m: [table.cell(model, m, column)["mean"]] for m in table.metrics}, index=[column.label])
+        masks = pd.concat([run.ok["mask_fraction"] for run in group]).dropna().astype(float)
+        config = group[0].identity.get("config") or {}
+        if (config.get("protocol") or {}).get("confidence") == "logit":  # T1 holds for probabilities only
+            row = row.drop(columns="Drop%", errors="ignore")
+        found += arithmetic.check(
+            row.dropna(axis=1),
+            uniform=row.dropna(axis=1) if column.explainer == "uniform" else None,
+            mask_fractions=masks.tolist(),
+            fraction=(config.get("metrics") or {}).get("top_fraction", 0.20),
+            tolerance=1e-3,
+        )
+    if found:
+        return [f"ARITHMETIC VIOLATED, {_label(model)}: {sentence}." for sentence in found]
+    good = f"{_label(model)}: no violation of the arithmetic checks (Drop% ≤ 100 − Increase%; where there are masks, "
+    good += "mIoU's ceiling; where it was run, the uniform map's EBPG and Bbox)."
+    return [good] if groups else []
+
+
+def _protocol(run: Run) -> str:
+    """What a variant means: its protocol's own description, else its settings."""
+    settings = (run.identity.get("config") or {}).get("protocol") or {}
+    words = settings.get("description") or ", ".join(f"{key} = {value}" for key, value in settings.items())
+    return f"protocol {run.identity['protocol']}" + (f" ({words.strip().rstrip('.')})" if words else "")
+
+
+def _weights(run: Run) -> str:
+    note = (run.identity.get("model_note") or "").strip().rstrip(".")
+    kind = "the published checkpoint" if run.identity["weights_official"] else "NOT the published checkpoint"
+    return f"weights {str(run.identity['weights_hash'])[:12]}, {kind}" + (f"; {note}" if note else "")
+
+
+def _metrics_of(runs: Sequence[Run]) -> list[str]:
+    """The metrics that have records, in the papers' order, others after them, then seconds."""
+    keys = [key for run in runs for key in run.ok.dropna(axis=1, how="all").columns]
+    others = sorted({key for key in keys if key not in (*METRICS, *COSTS, *NOT_METRICS)})
+    return [key for key in (*METRICS, *others, "seconds", "forward_passes") if key in keys]
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+# writing ----------------------------------------------------------------------------------------------------------
+
+
+def number(value: float, metric: str) -> str:
+    """A number as the papers print it: 2 decimals; 3 below one second; – for none."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.3f}" if metric == "seconds" and value < 1 else f"{value:.2f}"
+
+
+def to_csv(table: Table) -> str:
+    """The long form, at full precision, one line per (model, metric, method)."""
+    return table.cells.drop(columns="pairs").to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: Table) -> str:
+    """The paper's layout: rows are model × metric, columns are methods."""
+
+    def show(cell: pd.Series) -> str:
+        mean = number(cell["mean"], cell["metric"])
+        mean = {"best": f"**{mean}**", "second": f"<u>{mean}</u>"}.get(cell["place"], mean)
+        return mean + _beside(cell)
+
+    lines = [["Model", "Metric", *(c.label for c in table.columns)], ["---", "---", *["--:"] * len(table.columns)]]
+    lines += _rows(table, show)
+    text = "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in line) + " |" for line in lines)
+    notes = "\n".join("- " + _one_line(note).replace("<", "&lt;") for note in table.notes)
+    return f"# {table.title}\n\n{text}\n\n{notes}\n"
+
+
+def to_latex(table: Table) -> str:
+    r"""A ``table*`` to ``\input``; needs ``booktabs`` and ``graphicx``."""
+
+    def show(cell: pd.Series) -> str:
+        mean = tex(number(cell["mean"], cell["metric"]))
+        mean = {"best": rf"\textbf{{{mean}}}", "second": rf"\underline{{{mean}}}"}.get(cell["place"], mean)
+        return mean + tex(_beside(cell))
+
+    body: list[str] = []
+    for line in _rows(table, show):
+        if line[0] and body:
+            body.append(r"\midrule")
+        body.append(" & ".join([tex(line[0]), tex(line[1]), *line[2:]]) + r" \\")
+    return "\n".join([
+        r"% \usepackage{booktabs,graphicx}",
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{tex(table.title)}}}",
+        r"\resizebox{\textwidth}{!}{%",
+        rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(["Model", "Metric", *(tex(c.label) for c in table.columns)]) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\smallskip\footnotesize\raggedright",
+        *(tex(_one_line(note)) + r"\par" for note in table.notes),
+        r"\end{table*}",
+        "",
+    ])  # fmt: skip
+
+
+def to_text(table: Table) -> str:
+    """For a terminal: methods down, metrics across; * marks the best."""
+    blocks = [table.title]
+    for model in table.models:
+        rows = {c.label: [*(_starred(table.cell(model, m, c)) for m in table.metrics), table.pairs(model, c)]
+                for c in table.columns}  # fmt: skip
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*map(_label, table.metrics), "n"])
+        blocks.append(f"{_label(model)} on {table.dataset}\n{frame.to_string()}")
+    return "\n\n".join([*blocks, "\n".join(f"- {_one_line(note)}" for note in table.notes if URGENT.search(note))])
+
+
+def _rows(table: Table, show: Any) -> list[list[str]]:
+    """Label and cells of every row; a model is named in its first row, its numbers of pairs stand in its last."""
+    rows = []
+    for model in table.models:
+        for i, metric in enumerate(table.metrics):
+            cells = [show(table.cell(model, metric, column)) for column in table.columns]
+            rows.append(["" if i else _label(model), _label(metric), *cells])
+        rows.append(["", "n", *(table.pairs(model, column) for column in table.columns)])
+    return rows
+
+
+def _beside(cell: pd.Series) -> str:
+    """`` ± standard error [published mark]``, as far as there are any."""
+    text = "" if math.isnan(cell["standard error"]) else f" ± {number(cell['standard error'], cell['metric'])}"
+    if not math.isnan(cell["published"]):
+        text += f" [{number(cell['published'], cell['metric'])} {STATUS[cell['status']][0]}".rstrip() + "]"
+    return text
+
+
+def _starred(cell: pd.Series) -> str:
+    return number(cell["mean"], cell["metric"]) + ("*" if cell["place"] == "best" else " ")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"$\sim$", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "[": "{[}", "]": "{]}", "|": r"$|$",
+    "–": "--", "—": "---", "±": r"$\pm$", "≠": r"$\neq$", "°": r"$^\circ$", "−": "$-$", "×": r"$\times$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "√": r"$\surd$", "μ": r"$\mu$", "σ": r"$\sigma$", "α": r"$\alpha$",
+    "β": r"$\beta$", "τ": r"$\tau$", "Ψ": r"$\Psi$", "Σ": r"$\Sigma$", "∩": r"$\cap$", "·": r"$\cdot$",
+    "→": r"$\to$", "…": r"\dots{}", "“": "``", "”": "''", "’": "'", "‘": "`",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX prints it letter by letter; brackets in braces, since ``\\\\ [`` would read as a length."""
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+# the command ------------------------------------------------------------------------------------------------------
+
+
+def tabulate(
+    definitions: Mapping[str, Mapping[str, Any]],
+    *,
+    outputs: str | Path,
+    results: str | Path,
+    published: str | Path,
+    table: str | None = None,
+    dataset: str | None = None,
+    controls: Iterable[str] = (),
+    say: Any = print,
+) -> list[Path]:
+    """Makes every table that has records, or ``table`` only, and writes and prints it.
+
+    A dataset and model that no other definition covers go into ``default``.
+
+    Args:
+        definitions: By name, from ``configs/table/``.
+        outputs: Folder of the run folders.
+        results: Folder for the tables.
+        published: The papers' numbers, a CSV.
+        table: Name of a definition; ``None`` = all.
+        dataset: Only this one; ``None`` = each that has records.
+        controls: Names of the explainers that are controls.
+        say: Takes the readable table.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SuiteError: If there are no records to make a table of.
+    """
+    runs = find_runs(outputs)
+    found = sorted({(run.identity["dataset"], run.identity["model"]) for run in runs})
+    plan = _plan(definitions, found, table, dataset)
+    if not plan:
+        have = ", ".join(f"{d}/{m}" for d, m in found) or "nothing"
+        wanted = " ".join(filter(None, [table and f"table={table}", dataset and f"dataset={dataset}"])) or "any table"
+        raise SuiteError(f"no records for {wanted} below {outputs} (found: {have}); make some with scripts/evaluate.py")
+    numbers = read_published(published)
+    Path(results).mkdir(parents=True, exist_ok=True)
+    files = []
+    for definition, where in plan:
+        made = build(definition, where, runs, numbers, controls=controls)
+        say(to_text(made))
+        for suffix, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+            files.append(Path(results) / f"{made.name}.{suffix}")
+            files[-1].write_text(write(made), encoding="utf-8")
+        say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
+    return files
+
+
+def _plan(
+    definitions: Mapping[str, Mapping[str, Any]],
+    found: Sequence[tuple[str, str]],
+    table: str | None,
+    dataset: str | None,
+) -> list[tuple[Mapping[str, Any], str]]:
+    """Which (definition, dataset) to make, given the (dataset, model) found."""
+    if table is not None:
+        choose("table", table, list(definitions))
+    left = set(found)
+    plan = []
+    for name, definition in definitions.items():
+        models, datasets = definition.get("models"), definition.get("datasets")
+        if name == "default":
+            continue
+        hits = {
+            (d, m)
+            for d, m in found
+            if (models is None or m in models)
+            and (datasets is None or d in datasets or (table == name and d == dataset))
+        }
+        left -= hits
+        if table in (None, name):
+            plan += [(definition, d) for d in sorted({d for d, _ in hits})]
+    if "default" in definitions and table in (None, "default"):
+        for d in sorted({d for d, _ in left}):
+            plan.append(({**definitions["default"], "models": sorted(m for where, m in left if where == d)}, d))
+    return [(definition, d) for definition, d in plan if dataset in (None, d)]

@@ -1,0 +1,275 @@
+"""Run folders: nothing is lost, mixed or silently dropped, whatever happens while they are written."""
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sise.benchmark import records
+from sise.benchmark.records import RunFolder, environment, without_folders
+from sise.types import SuiteError
+
+IDENTITY = {"dataset": "d", "config": {"explainer": {"name": "rise", "num_masks": 4000}, "metrics": {}}, "seed": None}
+
+
+def ok(image_id="000067", target=14, **values):
+    return {"image_id": image_id, "target": target, "class": "person", "status": "ok"} | values
+
+
+def failed(image_id="000067", target=14):
+    return ok(image_id, target, status="failed", reason="ValueError: no")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with RunFolder(tmp_path / "run", IDENTITY) as folder:
+        yield folder
+
+
+def test_records_come_back_as_they_went_in_floats_exact(folder):
+    values = [0.1, 1 / 3, math.pi * 1e-300, 5e-324, 0.0, -0.0, 1.7976931348623157e308]
+    went = [ok(str(i), EBPG=v, note="ü\n\u2028|") for i, v in enumerate(values)]
+    folder.append(went[:3])
+    folder.append(went[3:])
+    came = RunFolder(folder.path).read()
+    assert came == went
+    assert [math.copysign(1, r["EBPG"]) for r in came] == [math.copysign(1, v) for v in values]
+    assert (folder.path / "records.jsonl").read_bytes().count(b"\n") == len(values)
+
+
+def test_numpy_and_torch_scalars_keep_their_value(folder):
+    folder.append([ok("1", np.int64(3), a=np.float32(0.1), b=torch.tensor(0.25), c=np.bool_(True))])
+    (record,) = folder.read()
+    assert (record["target"], record["a"], record["b"], record["c"]) == (3, float(np.float32(0.1)), 0.25, True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan"), torch.tensor(math.inf)])
+def test_a_number_that_is_not_finite_is_refused_and_named(folder, value):
+    with pytest.raises(SuiteError, match=r"'7', target 14: EBPG is .*undefined"):
+        folder.append([ok("6"), ok("7", EBPG=value)])
+    assert folder.read() == []  # all or nothing
+
+
+def test_a_nested_number_that_is_not_finite_is_refused(folder):
+    with pytest.raises(SuiteError, match="cannot be written as JSON"):
+        folder.append([ok(extra=[math.nan])])
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"image_id": "1", "target": 0, "class": "a"}, "misses status"),
+        (ok(image_id=67), "is a string"),
+        (ok(status="done"), "'ok' or 'failed'"),
+    ],
+)
+def test_a_record_without_its_keys_is_refused(folder, record, message):
+    with pytest.raises(SuiteError, match=message):
+        folder.append([record])
+
+
+def test_the_last_record_wins_and_ok_beats_failed(folder):
+    folder.append([failed("1"), failed("2"), ok("3", EBPG=0.1), ok("4", EBPG=0.1)])
+    folder.append([ok("1"), failed("2"), ok("3", EBPG=0.2), failed("4")])
+    assert [(r["image_id"], r["status"], r.get("EBPG")) for r in folder.read()] == [
+        ("1", "ok", None), ("2", "failed", None), ("3", "ok", 0.2), ("4", "ok", 0.1)]  # fmt: skip
+    assert folder.done() == {("1", 14), ("3", 14), ("4", 14)}
+    assert folder.failed() == {("2", 14)}
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 6))
+def test_a_torn_last_line_is_left_out_and_does_not_swallow_the_next(tmp_path, cut):
+    with RunFolder(tmp_path, IDENTITY) as folder:
+        folder.append([ok("1"), ok("2")])
+    file = tmp_path / "records.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    torn = file.read_bytes()
+    with pytest.warns(UserWarning, match="torn"):
+        assert RunFolder(tmp_path).done() == {("1", 14)}
+    assert file.read_bytes() == torn  # reading changes nothing: somebody may be writing
+    with RunFolder(tmp_path, IDENTITY) as folder, pytest.warns(UserWarning, match="torn"):
+        folder.append([ok("3")])
+    assert RunFolder(tmp_path).done() == {("1", 14), ("3", 14)}
+
+
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it(folder):
+    folder.append([ok("1")])
+    with (folder.path / "records.jsonl").open("a") as stream:
+        stream.write('{"image_id": "2"\n' + json.dumps(ok("3")) + "\n")
+    with pytest.raises(SuiteError, match=r"line 2 of .*records.jsonl is not a record.*delete that line"):
+        folder.read()
+
+
+def test_shards_share_a_run(tmp_path):
+    with RunFolder(tmp_path, IDENTITY, shard="0") as a, RunFolder(tmp_path, IDENTITY, shard="1") as b:
+        a.append([ok("1")])
+        b.append([ok("2"), failed("1")])
+    assert sorted(f.name for f in tmp_path.glob("*.jsonl")) == ["records-0.jsonl", "records-1.jsonl"]
+    assert RunFolder(tmp_path).done() == {("1", 14), ("2", 14)}
+
+
+# identity -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_identity_opens_again_and_key_order_does_not_matter(tmp_path):
+    RunFolder(tmp_path, IDENTITY)
+    RunFolder(tmp_path, dict(reversed(IDENTITY.items())))
+    assert RunFolder(tmp_path).identity == IDENTITY
+    assert [f.name for f in tmp_path.iterdir()] == ["run.json"]  # no temporary files
+
+
+def test_another_identity_is_refused_and_exactly_the_differences_are_listed(tmp_path):
+    RunFolder(tmp_path, IDENTITY)
+    other = {"dataset": "d", "config": {"explainer": {"name": "rise", "num_masks": 500}, "metrics": {}}, "extra": "x"}
+    with pytest.raises(SuiteError) as caught:
+        RunFolder(tmp_path, other)
+    lines = str(caught.value).splitlines()
+    assert lines[1:-1] == [
+        "  config.explainer.num_masks: 4000 -> 500",
+        '  extra: (absent) -> "x"',
+        "  seed: null -> (absent)",
+    ]
+    assert "variant=<name>" in lines[-1] and "overwrite=true" in lines[-1]
+    assert RunFolder(tmp_path).identity == IDENTITY
+
+
+def test_overwrite_starts_anew_and_leaves_other_files(tmp_path):
+    with RunFolder(tmp_path, IDENTITY) as folder:
+        folder.append([ok()])
+    (tmp_path / "notes.txt").write_text("mine")
+    fresh = RunFolder(tmp_path, {"dataset": "e"}, overwrite=True)
+    assert (fresh.identity, fresh.read()) == ({"dataset": "e"}, [])
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_a_folder_without_a_run_cannot_be_read(tmp_path):
+    with pytest.raises(SuiteError, match=r"run\.json"):
+        RunFolder(tmp_path)
+
+
+# two writers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locks", ["fcntl", "portable"])
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path, monkeypatch, locks):
+    if locks == "portable":
+        monkeypatch.setattr(records, "fcntl", None)
+    second = RunFolder(tmp_path, IDENTITY)
+    with RunFolder(tmp_path, IDENTITY) as first:
+        first.append([ok("1")])
+        with pytest.raises(SuiteError, match="another process is writing"):
+            second.append([ok("2")])
+        with pytest.raises(SuiteError, match="another process is writing"):
+            RunFolder(tmp_path, IDENTITY, overwrite=True)
+        assert second.done() == {("1", 14)}  # reading is free
+    second.append([ok("2")])
+    second.close()
+    assert second.done() == {("1", 14), ("2", 14)}
+
+
+@pytest.mark.skipif(records.fcntl is None, reason="needs locks of the operating system")
+def test_a_killed_writer_leaves_no_lock_behind(tmp_path):
+    code = (
+        "import sys, time; from sise.benchmark.records import RunFolder\n"
+        f"folder = RunFolder(sys.argv[1], {IDENTITY!r}); folder.append([{ok('1')!r}]); print('there', flush=True)\n"
+        "time.sleep(60)"
+    )
+    path = os.pathsep.join(p for p in sys.path if p)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )
+    try:
+        assert process.stdout.readline().strip() == b"there"
+        with pytest.raises(SuiteError, match="another process"):
+            RunFolder(tmp_path, IDENTITY).lock()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    with RunFolder(tmp_path, IDENTITY) as folder:
+        folder.append([ok("2")])
+    assert folder.done() == {("1", 14), ("2", 14)}
+
+
+# a full disk --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_keeps_every_record_and_says_what_to_do(folder, monkeypatch):
+    folder.append([ok("1")])
+    before = (folder.path / "records.jsonl").read_bytes()
+    write = os.write
+    calls = []
+
+    def full(descriptor, data):  # takes the first bytes, as a real one does, then no more
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:10])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(SuiteError, match=r"disk .* full.*intact.*same command"):
+        folder.append([ok("2"), ok("3")])
+    assert (folder.path / "records.jsonl").read_bytes() == before
+    monkeypatch.undo()
+    folder.append([ok("2")])
+    assert folder.done() == {("1", 14), ("2", 14)}
+
+
+def test_records_go_out_in_one_write(folder, monkeypatch):
+    write = os.write
+    calls = []
+    monkeypatch.setattr(os, "write", lambda d, data: calls.append(data) or write(d, data))
+    folder.append(ok(str(i)) for i in range(100))
+    assert len(calls) == 1 and calls[0].endswith(b"}\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_device_that_is_full(folder, monkeypatch):
+    folder.append([ok("1")])
+    monkeypatch.setattr(os, "ftruncate", lambda *_: None)  # not for devices
+    keep, folder._descriptor = folder._descriptor, os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(SuiteError, match="full"):
+        folder.append([ok("2")])
+    os.close(folder._descriptor)
+    folder._descriptor = keep
+
+
+# environment --------------------------------------------------------------------------------------------------------
+
+
+def test_environment_says_what_matters_without_absolute_paths(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/scripts/evaluate.py", "dataset.root=/data/VOC 2007", "limit=3"])
+    entry = environment()
+    assert entry["packages"]["torch"] == torch.__version__.split("+")[0] or entry["packages"]["torch"]
+    assert {"torchvision", "torchray", "numpy", "scikit-image"} <= entry["packages"].keys()
+    assert entry["device"] == entry["cpu"] != ""
+    assert entry["command"] == "evaluate.py dataset.root=VOC 2007 limit=3"
+    assert "/somewhere" not in json.dumps(entry) and os.getcwd() not in json.dumps(entry)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("OSError: /home/me/x.jpg, C:\\data\\y.jpg", "OSError: x.jpg, y.jpg"),
+        ("outputs=outputs/a table=b", "outputs=outputs/a table=b"),
+        ("[~/a/b,/c/d]", "[b,d]"),
+        ("1 / 3 and 3/4", "1 / 3 and 3/4"),
+    ],
+)
+def test_without_folders(text, expected):
+    assert without_folders(text) == expected
+
+
+def test_sessions_are_kept_and_equal_ones_once(folder):
+    folder.add_environment({"device": "A", "time": "1"})
+    folder.add_environment({"device": "A", "time": "2"})
+    folder.add_environment({"device": "B", "time": "3"})
+    assert [e["device"] for e in folder.environments()] == ["A", "B"]
+    assert json.loads((folder.path / "environment.json").read_text())[0]["time"] == "1"

@@ -1,0 +1,425 @@
+"""Tables on hand-made records: every number, mark and count is known beforehand."""
+
+import io
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from sise.benchmark import tables
+from sise.benchmark.records import RunFolder
+from sise.benchmark.tables import build, find_runs, rank, status, tabulate, tex
+from sise.types import SuiteError
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "results/published/published_results.csv"
+DEFINITIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs/table").glob("*.yaml"))}
+CONTROLS = ("centre", "uniform", "random", "ground_truth")
+METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")
+
+
+def ok(image_id, target=0, **values):
+    values = {"EBPG": 0.5, "mIoU": 0.1, "Bbox": 0.5, "Drop%": 0.2, "Increase%": 0.0} | values
+    head = {"image_id": image_id, "target": target, "class": "a", "status": "ok"}
+    return head | {"seconds": 1.5, "undefined": []} | values
+
+
+def failed(image_id, target=0):
+    return {"image_id": image_id, "target": target, "class": "a", "status": "failed", "reason": "OSError: /x/y.jpg <b>"}
+
+
+def make_run(outputs, explainer, records, *, dataset="voc2007", model="vgg16", variant="paper", seed=None, **identity):
+    name = variant + (f"-seed{seed}" if seed is not None else "")
+    identity = {
+        "dataset": dataset, "model": model, "explainer": explainer, "variant": name, "protocol": "paper", "seed": seed,
+        "label": explainer.upper(), "config": {"protocol": {"description": "the text"}}, "weights_hash": "abc",
+        "dataset_fingerprint": "f", "budget_notes": [], "expected_pairs": 2, "complete_dataset": True,
+        "weights_official": True,
+    } | identity  # fmt: skip
+    with RunFolder(outputs / dataset / model / explainer / name, identity) as folder:
+        folder.append(records)
+        folder.add_environment({"device": "Abacus", "time": "now"})
+
+
+def make_table(outputs, name="sise_table1", dataset="voc2007", **changes):
+    definition = {**DEFINITIONS[name], "models": ["vgg16"], **changes}
+    return build(definition, dataset, find_runs(outputs), pd.read_csv(PUBLISHED), controls=CONTROLS)
+
+
+def cell(table, label, metric="EBPG", model="vgg16"):
+    return table.cells.loc[(model, metric, label)]
+
+
+# numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_mean_and_standard_error_by_hand(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.25), ok("2", EBPG=0.5), ok("2", 1, EBPG=0.75)], expected_pairs=3)
+    c = cell(make_table(tmp_path), "SISE")
+    assert (c["mean"], c["n"], c["seeds"]) == (50.0, 3, 1)
+    assert c["standard error"] == pytest.approx(25 / math.sqrt(3), rel=1e-12)  # s.d. of 25, 50, 75 is 25 (n − 1)
+    assert (c["published"], c["difference"]) == (60.54, pytest.approx(-10.54))
+
+
+def test_one_pair_has_no_standard_error(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.25)], expected_pairs=1)
+    table = make_table(tmp_path)
+    assert math.isnan(cell(table, "SISE")["standard error"])
+    assert "25.00 [60.54 ≠]" in tables.to_markdown(table)
+
+
+def test_counts_of_undefined_missing_and_failed(tmp_path):
+    make_run(tmp_path, "sise", [
+        ok("1", EBPG=0.0, undefined=["EBPG", "Bbox"]), ok("2", EBPG=0.5), ok("3", EBPG=None), failed("4"), failed("5"),
+        failed("2"),
+    ], expected_pairs=5)  # fmt: skip
+    table = make_table(tmp_path)
+    c = cell(table, "SISE")
+    assert (c["mean"], c["n"], c["undefined"], c["missing"], c["failed"]) == (25.0, 2, 1, 1, 2)
+    assert (cell(table, "SISE", "Bbox")["undefined"], cell(table, "SISE", "mIoU")["undefined"]) == (1, 0)
+    foot = "\n".join(table.notes)
+    assert "VGG16, SISE: 2 FAILED, not in the means; the first: OSError: y.jpg <b>." in foot
+    assert "VGG16, SISE: values set by definition: EBPG 1, Bbox 1." in foot
+    assert "VGG16, SISE: values MISSING, not in the means: EBPG 1." in foot
+    assert "pairs with a result: 3 of 5" in foot
+    assert c["status"] == "partial"
+    assert "&lt;b>" in tables.to_markdown(table)
+
+
+def test_a_missing_value_alone_makes_a_cell_partial(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.6054), ok("2", EBPG=None)])
+    table = make_table(tmp_path)
+    assert cell(table, "SISE")["status"] == "partial"
+    assert cell(table, "SISE", "mIoU")["status"] == "differs"
+
+
+def test_seeds_are_averaged_per_pair_and_their_spread_is_told(tmp_path):
+    for seed, values in enumerate([(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)]):
+        make_run(tmp_path, "rise", [ok("1", EBPG=values[0]), ok("2", EBPG=values[1])], seed=seed)
+    table = make_table(tmp_path)
+    c = cell(table, "RISE")
+    assert (c["mean"], c["n"], c["seeds"]) == (pytest.approx(40), 2, 3)
+    assert c["standard error"] == pytest.approx(20)  # of 20 and 60: s.d. 28.28 / √2
+    assert c["seed s.d."] == pytest.approx(10)  # of 30, 40, 50
+    assert any("mean of 3 seeds; s.d. across seeds: EBPG 10.00" in note for note in table.notes)
+    assert c["status"] == "reproduced"  # three seeds are the paper's budget; |40 − 33.44| < 2 · 20
+
+
+def test_fewer_seeds_than_the_paper_is_a_smaller_budget(tmp_path):
+    make_run(tmp_path, "rise", [ok("1", EBPG=0.3344), ok("2", EBPG=0.3344)], seed=0)
+    c = cell(make_table(tmp_path), "RISE")
+    assert (c["status"], c["budget note"]) == ("partial", "1 seed (paper: 3)")
+
+
+def test_costs_are_no_percent(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", seconds=1.0), ok("2", seconds=2.0)])
+    table = make_table(tmp_path, "ada_sise_table1")
+    c = cell(table, "SISE", "seconds")
+    assert (c["mean"], c["published"], c["status"]) == (1.5, 5.96, "other hardware")
+    assert math.isnan(c["difference"])
+    assert "Seconds measured on: Abacus." in table.notes
+
+
+def test_the_same_run_twice_is_refused(tmp_path):
+    make_run(tmp_path, "sise", [ok("1")])
+    shutil.copytree(tmp_path / "voc2007", tmp_path / "copy")
+    with pytest.raises(SuiteError, match="same run"):
+        find_runs(tmp_path)
+
+
+# status -------------------------------------------------------------------------------------------------------------
+
+GOOD = dict(n=9, published=60.0, difference=0.4, standard_error=0.1, published_dataset=True, official_weights=True,
+            complete=True, paper_budget=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "reproduced"),
+        ({"difference": -0.5}, "reproduced"),
+        ({"difference": 55.94 - 55.44}, "reproduced"),  # 0.5 but for the last bit
+        ({"difference": 0.51}, "differs"),
+        ({"difference": -0.51}, "differs"),
+        ({"difference": 1.9, "standard_error": 1.0}, "reproduced"),
+        ({"difference": 2.1, "standard_error": 1.0}, "differs"),
+        ({"standard_error": math.nan}, "reproduced"),
+        ({"difference": 0.6, "standard_error": math.nan}, "differs"),
+        ({"complete": False}, "partial"),
+        ({"paper_budget": False}, "partial"),
+        ({"published_dataset": False}, "other data"),
+        ({"official_weights": False}, "other data"),
+        ({"official_weights": False, "complete": False}, "other data"),
+        ({"hardware": True}, "other hardware"),
+        ({"published": math.nan}, "not published"),
+        ({"n": 0}, "not run"),
+    ],
+)
+def test_status(changes, expected):
+    assert status(**{**GOOD, **changes}) == expected
+
+
+@pytest.mark.parametrize(
+    ("identity", "expected"),
+    [
+        ({}, "reproduced"),
+        ({"weights_official": False}, "other data"),
+        ({"complete_dataset": False}, "partial"),
+        ({"expected_pairs": 3}, "partial"),
+        ({"budget_notes": ["500 masks (paper: 4000)"]}, "partial"),
+    ],
+)
+def test_status_of_a_run(tmp_path, identity, expected):
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.6), ok("2", EBPG=0.61)], **identity)
+    assert cell(make_table(tmp_path), "SISE")["status"] == expected
+
+
+def test_a_stand_in_never_counts_as_a_reproduction(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.6054), ok("2", EBPG=0.6054)], dataset="shapes")
+    table = make_table(tmp_path, dataset="shapes")
+    c = cell(table, "SISE")
+    assert (c["status"], c["published"]) == ("other data", 60.54)
+    assert math.isnan(c["difference"])
+    assert table.name == "sise_table1_shapes" and "stand-in" in table.title
+
+
+def test_what_was_not_run_stays_in_the_table(tmp_path):
+    make_run(tmp_path, "sise", [ok("1"), ok("2")])
+    table = make_table(tmp_path, models=["vgg16", "resnet50"])
+    assert cell(table, "Grad-CAM")["status"] == cell(table, "SISE", model="resnet50")["status"] == "not run"
+    lines = tables.to_markdown(table).splitlines()
+    assert [line for line in lines if line.startswith("| VGG16 | EBPG | – [55.44] |")]
+    assert [line for line in lines if line.startswith("|  | n | not run | not run |")]
+    assert "Ada-SISE (text)" not in [c.label for c in table.columns]  # ours only when run
+
+
+# best and second ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "lower", "best", "second"),
+    [
+        ((1, 2, 3), False, "c", "b"),
+        ((1, 2, 3), True, "a", "b"),
+        ((3, 2, 3), False, "ac", "b"),
+        ((1, 2, 2), True, "a", "bc"),
+        ((1.001, 1.004, 0), False, "ab", "c"),  # equal as printed
+        ((1.004, 1.006, 0), False, "b", "a"),
+        ((math.nan, 2, 3), True, "b", "c"),
+        ((math.nan, 2, math.nan), False, "", ""),  # no best of one
+        ((2, 2, 2), False, "abc", ""),
+    ],
+)
+def test_rank(values, lower, best, second):
+    places = rank(dict(zip("abc", values, strict=True)), "Drop%" if lower else "EBPG")
+    assert "".join(k for k in "abc" if places.get(k) == "best") == best
+    assert "".join(k for k in "abc" if places.get(k) == "second") == second
+
+
+def test_rank_of_short_times_is_by_the_third_decimal_too():
+    assert rank({"a": 0.006, "b": 0.009}, "seconds") == {"a": "best", "b": "second"}
+
+
+def test_marks_lower_is_better_for_drop_and_controls_take_no_part(tmp_path):
+    values = {"grad_cam": 0.1, "score_cam": 0.2, "sise": 0.3, "ground_truth": 0.9, "centre": 0.0}
+    for explainer, v in values.items():
+        make_run(tmp_path, explainer, [ok("1", EBPG=v, **{"Drop%": v}), ok("2", EBPG=v, **{"Drop%": v})])
+    table = make_table(tmp_path)
+    ebpg, drop = ({c.label: cell(table, c.label, m)["place"] for c in table.columns} for m in ("EBPG", "Drop%"))
+    assert {k: v for k, v in ebpg.items() if v} == {"SISE": "best", "Score-CAM": "second"}
+    assert {k: v for k, v in drop.items() if v} == {"Grad-CAM": "best", "Score-CAM": "second"}
+    assert [c.label for c in table.columns][-2:] == ["CENTRE", "GROUND_TRUTH"]
+    markdown, latex = tables.to_markdown(table), tables.to_latex(table)
+    assert "**30.00** ± 0.00 [60.54 ≠]" in markdown and "<u>20.00</u>" in markdown
+    assert r"\textbf{30.00} $\pm$ 0.00 {[}60.54 $\neq${]}" in latex and r"\underline{20.00}" in latex
+    assert re.search(r"^SISE +30\.00\*", tables.to_text(table), re.MULTILINE)
+
+
+# columns, foot and checks -------------------------------------------------------------------------------------------
+
+
+def test_columns_are_the_papers_then_ours_then_controls(tmp_path):
+    for explainer in ("ada_sise", "ada_sise_table", "random", "newcomer", "sise"):
+        make_run(tmp_path, explainer, [ok("1"), ok("2")])
+    make_run(tmp_path, "sise", [ok("1"), ok("2")], variant="mu0.3")
+    make_run(tmp_path, "sise", [ok("1"), ok("2")], variant="authors")
+    paper = ["Grad-CAM", "Grad-CAM++", "Extremal Perturbation", "RISE", "Score-CAM", "Integrated Gradient", "FullGrad"]
+    assert [c.label for c in make_table(tmp_path).columns] == [
+        *paper, "SISE", "SISE (authors)", "Ada-SISE (text)", "Ada-SISE (table)", "NEWCOMER", "SISE (mu0.3)", "RANDOM",
+    ]  # fmt: skip
+    assert [c.label for c in make_table(tmp_path, "ada_sise_table1").columns] == [
+        "Extremal Perturbation", "SISE", "Ada-SISE (text)", "Ada-SISE (table)", "SISE (authors)",
+        "Ada-SISE (text, authors)", "Ada-SISE (table, authors)",
+    ]  # fmt: skip
+
+
+def test_two_columns_with_one_label_stay_apart(tmp_path):
+    make_run(tmp_path, "newcomer", [ok("1"), ok("2", EBPG=0.6)], label="SISE")
+    make_run(tmp_path, "sise", [ok("1"), ok("2")])
+    table = make_table(tmp_path)
+    assert cell(table, "SISE [newcomer/paper]")["mean"] == pytest.approx(55)
+    assert cell(table, "SISE")["mean"] == 50
+
+
+def test_unequal_sets_of_pairs_are_warned_of(tmp_path):
+    make_run(tmp_path, "grad_cam", [ok("1"), ok("2"), ok("3")], expected_pairs=3)
+    make_run(tmp_path, "sise", [ok("1"), failed("2"), ok("4")], expected_pairs=3)
+    (warning,) = [note for note in make_table(tmp_path).notes if "WARNING" in note]
+    assert "Of 4: Grad-CAM lacks 1, SISE lacks 2." in warning
+
+
+def test_equal_sets_are_not_warned_of(tmp_path):
+    make_run(tmp_path, "grad_cam", [ok("1"), ok("2")])
+    make_run(tmp_path, "sise", [ok("2"), ok("1")])
+    assert not [note for note in make_table(tmp_path).notes if "WARNING" in note]
+
+
+def test_the_foot_names_variant_weights_budget_and_dataset(tmp_path):
+    make_run(tmp_path, "sise", [ok("1"), ok("2")], weights_official=False, complete_dataset=False,
+             budget_notes=["9 masks (paper: 4000)"], model_note="made here.")  # fmt: skip
+    foot = "\n".join(make_table(tmp_path).notes)
+    assert "Variant paper: protocol paper (the text)." in foot
+    assert "VGG16: weights abc, NOT the published checkpoint; made here." in foot
+    assert "VGG16, SISE: budget: 9 masks (paper: 4000)." in foot
+    assert "not the complete official set" in foot
+
+
+def test_arithmetic_that_fails_is_in_the_foot(tmp_path):
+    one, two = {"mask_fraction": 0.3}, {"mask_fraction": 0.2}
+    make_run(tmp_path, "sise", [ok("1", **{"Drop%": 0.9}, **one), ok("2", **two)])
+    make_run(tmp_path, "uniform", [ok("1", EBPG=0.3, Bbox=0.3, **one), ok("2", EBPG=0.2, Bbox=0.1, **two)])
+    found = [note for note in make_table(tmp_path).notes if "VIOLATED" in note]
+    assert len(found) == 1 and "UNIFORM: Bbox 20.00" in found[0]
+    shutil.rmtree(tmp_path / "voc2007")
+    make_run(tmp_path, "sise", [ok("1", **{"Drop%": 0.9, "Increase%": 1.0}, mIoU=0.9, mask_fraction=0.3)] * 2)
+    found = [note for note in make_table(tmp_path).notes if "VIOLATED" in note]
+    assert [re.search(r"T\d", note).group() for note in found] == ["T1", "T3"]
+
+
+def test_arithmetic_that_holds_is_said(tmp_path):
+    make_run(tmp_path, "sise", [ok("1"), ok("2")])
+    assert [note for note in make_table(tmp_path).notes if "no violation" in note]
+
+
+# files --------------------------------------------------------------------------------------------------------------
+
+
+def test_csv_holds_everything_at_full_precision(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", EBPG=1 / 3), ok("2", EBPG=0.5)])
+    table = make_table(tmp_path)
+    frame = pd.read_csv(io.StringIO(tables.to_csv(table)))
+    assert {"dataset", "model", "method", "variant", "metric", "mean", "standard error", "n", "undefined", "failed",
+            "published", "difference", "status", "seeds", "budget note"} <= set(frame)  # fmt: skip
+    assert len(frame) == len(METRICS) * len(table.columns)
+    row = frame[(frame["method"] == "SISE") & (frame["metric"] == "EBPG")].iloc[0]
+    assert row["mean"] == cell(table, "SISE")["mean"]
+
+
+def test_latex_is_balanced_and_escaped(tmp_path):
+    make_run(tmp_path, "sise", [ok("1"), failed("2")])
+    make_run(tmp_path, "odd", [ok("1"), ok("2")], label="a_b & 5% {x} #1 $2 \\z^~")
+    text = tables.to_latex(make_table(tmp_path, models=["vgg16", "resnet50"]))
+    bare = re.sub(r"\\[{}%&#$_\\]", lambda m: r"\\" if m.group() == r"\\" else "", text)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert all("%" not in line or line.startswith("%") or line.endswith("{!}{%") for line in bare.splitlines())
+    begins, ends = (re.findall(rf"\\{word}{{([a-z]+\*?)}}", text) for word in ("begin", "end"))
+    assert begins == ends[::-1] == ["table*", "tabular"]
+    width = len(re.search(r"\\begin{tabular}{(\w+)}", text).group(1))
+    rows = [line for line in bare.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + 2 * (len(METRICS) + 1) and {row.count("&") + 1 for row in rows} == {width}
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
+    assert r"a\_b \& 5\% \{x\} \#1 \$2 \textbackslash{}z\textasciicircum{}$\sim$" in text
+    assert text.isascii()
+
+
+def test_tex_of_brackets_cannot_become_an_argument():
+    assert tex("[1] ± –") == r"{[}1{]} $\pm$ --"
+
+
+def test_tabulate_makes_what_there_is_and_the_rest_by_default(tmp_path):
+    for dataset, model in [("voc2007", "vgg16"), ("shapes", "resnet50"), ("photos", "efficientnet_lite0"),
+                           ("voc2007", "efficientnet_lite0")]:  # fmt: skip
+        make_run(tmp_path / "o", "sise", [ok("1", novel=0.5), ok("2", novel=0.7)], dataset=dataset, model=model)
+    said = []
+    where = dict(outputs=tmp_path / "o", published=PUBLISHED, controls=CONTROLS, say=said.append)
+    files = tabulate(DEFINITIONS, results=tmp_path / "r", **where)
+    assert {f.name for f in files if f.suffix == ".csv"} == {
+        "ada_sise_table1.csv", "ada_sise_table1_shapes.csv", "sise_table1.csv", "sise_table1_shapes.csv", "photos.csv",
+        "default_voc2007.csv",
+    }  # fmt: skip
+    assert {f.suffix for f in files} == {".csv", ".md", ".tex"} and all(f.exists() for f in files)
+    rest = pd.read_csv(tmp_path / "r/default_voc2007.csv")
+    assert list(rest["metric"]) == [*METRICS, "novel", "seconds"] and set(rest["model"]) == {"efficientnet_lite0"}
+    assert rest["mean"][5] == pytest.approx(60)
+    assert any("EfficientNet-Lite0 on photos" in text for text in said)
+    one = tabulate(DEFINITIONS, results=tmp_path / "s", table="sise_table1", dataset="shapes", **where)
+    assert [f.name for f in one] == ["sise_table1_shapes.csv", "sise_table1_shapes.md", "sise_table1_shapes.tex"]
+    again = {f.name: f.read_bytes() for f in files}
+    tabulate(DEFINITIONS, results=tmp_path / "r", **where)
+    assert again == {f.name: f.read_bytes() for f in files}
+
+
+def test_tabulate_serves_a_dataset_that_no_definition_knows(tmp_path):
+    make_run(tmp_path, "sise", [ok("1"), ok("2")], dataset="own")
+    files = tabulate(DEFINITIONS, outputs=tmp_path, results=tmp_path / "r", published=PUBLISHED, table="sise_table1",
+                     dataset="own", say=lambda _: None)  # fmt: skip
+    assert files[0].name == "sise_table1_own.csv"
+    assert set(pd.read_csv(files[0])["status"]) == {"other data", "not run"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"table": "sise_table4"}, "no records for table=sise_table4 .*found: voc2007/vgg16.*evaluate.py"),
+        ({"dataset": "shapes"}, "no records for dataset=shapes"),
+        ({"table": "sise_tabel1"}, "Did you mean 'sise_table1'"),
+    ],
+)
+def test_tabulate_says_what_is_there_instead(tmp_path, wanted, message):
+    make_run(tmp_path, "sise", [ok("1")])
+    with pytest.raises(SuiteError, match=message):
+        tabulate(DEFINITIONS, outputs=tmp_path, results=tmp_path / "r", published=PUBLISHED, **wanted)
+
+
+def test_a_run_in_which_everything_failed_is_told(tmp_path):
+    make_run(tmp_path, "sise", [failed("1"), failed("2")])
+    table = make_table(tmp_path)
+    c = cell(table, "SISE")
+    assert (c["status"], c["n"], c["failed"]) == ("not run", 0, 2)
+    assert any("2 FAILED" in note for note in table.notes)
+    assert all(write(table) for write in (tables.to_csv, tables.to_markdown, tables.to_latex, tables.to_text))
+
+
+# definitions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sise_table1", "sise_table4", "ada_sise_table1"])
+def test_definitions_cover_the_published_table_exactly(name):
+    definition = DEFINITIONS[name]
+    published = pd.read_csv(PUBLISHED)
+    published = published[published["table"] == definition["published"]]
+    assert set(published["dataset"]) == {definition["datasets"][0]}
+    assert list(dict.fromkeys(published["method"])) == list(
+        dict.fromkeys(c["method"] for c in definition["columns"] if c["method"])
+    )
+    metrics = [tables.PUBLISHED_NAMES.get(m, m) for m in definition["metrics"]]
+    assert list(dict.fromkeys(published["metric"])) == metrics
+    assert list(dict.fromkeys(published["model"])) == definition["models"]
+    labels = [c["label"] for c in definition["columns"]]
+    assert len(labels) == len(set(labels)) and definition["name"] == name
+
+
+def test_the_script(tmp_path):
+    make_run(tmp_path / "o", "sise", [ok("1"), ok("2")], dataset="shapes")
+    command = [sys.executable, ROOT / "scripts/tabulate.py", f"outputs={tmp_path}/o", f"results={tmp_path}/r"]
+    done = subprocess.run([*command, "table=sise_table1"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "VGG16 on shapes" in done.stdout and (tmp_path / "r/sise_table1_shapes.tex").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o", "r"]  # nothing else is left lying about
