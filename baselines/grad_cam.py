@@ -1,0 +1,43 @@
+"""Grad-CAM: feature maps weighted by their mean gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baselines.common import cam_layer_of, check_targets, no_maps, weighted_maps
+from sise.maps import minmax, upsample
+from sise.probe import Probe
+from sise.types import GradientScore
+
+
+def grad_cam(probe: Probe, targets: Sequence[int], *, layer: str | None = None, of: GradientScore = "logit") -> Tensor:
+    """Grad-CAM: ``ReLU(sum_k mean(dy/dA_k) A_k)`` at the last convolutional layer.
+
+    Args:
+        probe: One image as one network sees it.
+        targets: T class indices.
+        layer: Layer whose feature maps A are summed; None takes the probe's ``cam_layer``.
+        of: The scalar y. ``logit`` is the paper's "before the softmax". ``log_odds`` gives the map of the softmax
+            probability (its gradient up to a positive factor, which min-max removes) without its rounding trouble.
+
+    Returns:
+        (T, H, W) in [0, 1]: rectified at the layer's resolution, bilinearly upsampled, min-max per map. Zero
+        everywhere where no location has positive evidence.
+
+    Raises:
+        SuiteError: If no layer is known or a target is not a class.
+
+    Reference:
+        Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
+        ICCV 2017, equations 1 and 2.
+    """
+    targets, layer = check_targets(probe, targets), cam_layer_of(probe, layer)
+    if not targets:
+        return no_maps(probe)
+    weights = torch.stack([probe.gradients(layer, target, of=of).mean(dim=(1, 2)) for target in targets])
+    maps = F.relu(weighted_maps(weights, probe.feature_maps(layer)))
+    return minmax(upsample(maps, probe.size))
