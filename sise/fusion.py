@@ -11,7 +11,7 @@ from torch import Tensor
 from sise.maps import minmax
 from sise.types import SuiteError, choose
 
-GATES = ("otsu_soft", "otsu_soft_notau", "otsu_hard", "simple")
+GATES = ("otsu_soft", "otsu_soft_notau", "otsu_hard", "simple", "none")
 
 
 def fuse(
@@ -28,7 +28,8 @@ def fuse(
         maps: One (H, W) map in [0, 1] per layer, low to high; None where a layer has no map (no feature map with a
             positive gradient, or a constant visualization map).
         gate: ``otsu_hard`` (the paper's binary mask), ``otsu_soft`` (the authors' sigmoid around their threshold),
-            ``otsu_soft_notau`` (the same without their ×1.5 rule) or ``simple`` (V itself).
+            ``otsu_soft_notau`` (the same without their ×1.5 rule), ``simple`` (V itself) or ``none`` (1 everywhere:
+            plain addition, for ablations).
         temperature: Steepness of the sigmoid of the soft gates.
         empty: What a missing layer does: ``skip`` its fusion step, ``zero`` (a zero map, whose gate closes), or
             ``nan`` (the whole map is NaN, as the authors' code yields).
@@ -52,11 +53,11 @@ def fuse(
         return None
     if empty == "nan" and len(known) < len(maps):
         return torch.full_like(known[0], torch.nan)
-    if empty == "zero":
-        known = [torch.zeros_like(known[0]) if m is None else m for m in maps]
-    fused = known[0]
-    for later in known[1:]:
-        fused = (fused + later) * open_gate(later, gate, temperature)
+    blank = torch.zeros_like(known[0])
+    first, *others = known if empty == "skip" else maps
+    fused = blank if first is None else first
+    for later in others:
+        fused = blank if later is None else (fused + later) * open_gate(later, gate, temperature)
     return minmax(fused) if normalise else fused
 
 
@@ -65,6 +66,8 @@ def open_gate(visualization_map: Tensor, gate: str, temperature: float = 100.0) 
 
     A constant map opens ``otsu_hard`` nowhere (nothing exceeds the threshold).
     """
+    if gate == "none":
+        return torch.ones_like(visualization_map)
     if gate == "simple":
         return visualization_map
     if gate == "otsu_hard":

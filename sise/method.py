@@ -32,6 +32,8 @@ ADAPTIVE_RULES = (
     "eq5_literal_desc_excl",
     "author_hist",
 )
+SELECTIONS = ("gradient", "random", "all")
+SCORES = ("confidence", "one")
 ESTIMATORS = ("exact", "skimage", "uint8")
 Threshold = Callable[[np.ndarray], float]
 
@@ -41,13 +43,15 @@ def sise(
     targets: Sequence[int],
     *,
     mu: float = 0.0,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str | int] | None = None,
     mask: str = "bilinear",
     contribution: str = "mask_size",
     gate: str = "otsu_soft",
     temperature: float = 100.0,
     empty: str = "skip",
     normalise: bool = True,
+    selection: str = "gradient",
+    score: str = "confidence",
 ) -> Tensor:
     """Semantic Input Sampling for Explanation.
 
@@ -56,14 +60,19 @@ def sise(
         targets: T class indices.
         mu: Keep feature maps whose gradient score exceeds ``mu`` times the layer's largest (eq. 6 with the ``>`` of
             the published AAAI version).
-        layers: Low to high; the probe's own by default.
+        layers: Low to high, by name or by position among the probe's own layers (0 the lowest, -1 the highest); all
+            of the probe's own by default.
         mask: How feature maps become masks: ``bilinear`` (resize, then min-max), ``normalise_then_resize``,
             ``nearest`` (PROTOCOL F2).
         contribution: C_m of eq. 3: ``mask_size`` divides each mask by its sum, ``none`` does not (F4).
-        gate: Fusion's gate: ``otsu_hard``, ``otsu_soft``, ``otsu_soft_notau``, ``simple`` (F6).
+        gate: Fusion's gate: ``otsu_hard``, ``otsu_soft``, ``otsu_soft_notau``, ``simple`` (F6), ``none``.
         temperature: Of the soft gates.
         empty: What a layer without a map does in fusion: ``skip``, ``zero``, ``nan`` (F9).
         normalise: Min-max the result (F8).
+        selection: For ablations, how feature maps are chosen: ``gradient``; ``random``, as many per layer as
+            ``gradient`` chooses, drawn from all with the probe's seed; ``all``.
+        score: For ablations, what weights a mask beside C_m: ``confidence`` (Ψ of the masked image) or ``one``, which
+            takes no masked pass at all.
 
     Returns:
         (T, H, W) saliency. Zero everywhere where no layer has a feature map with a positive gradient score.
@@ -83,6 +92,8 @@ def sise(
         temperature=temperature,
         empty=empty,
         normalise=normalise,
+        selection=selection,
+        score=score,
     )
 
 
@@ -93,7 +104,7 @@ def ada_sise(
     rule: str = "otsu_positive",
     estimator: str = "exact",
     inclusive: bool = False,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str | int] | None = None,
     mask: str = "bilinear",
     contribution: str = "mask_size",
     gate: str = "otsu_soft",
@@ -143,30 +154,40 @@ def _explain(
     threshold: Threshold,
     inclusive: bool,
     *,
-    layers: Sequence[str] | None,
+    layers: Sequence[str | int] | None,
     mask: str,
     contribution: str,
     gate: str,
     temperature: float,
     empty: str,
     normalise: bool,
+    selection: str = "gradient",
+    score: str = "confidence",
 ) -> Tensor:
     """The four phases, for all targets at once: one stream of masked passes over the union of their selections."""
     choose("mask", mask, MASK_RULES)
     choose("contribution", contribution, ("mask_size", "none"))
-    layers = tuple(layers or probe.layers)
+    choose("selection", selection, SELECTIONS)
+    choose("score", score, SCORES)
+    layers = layer_names(layers or probe.layers, probe.layers)
     if not layers:
         raise SuiteError("SISE needs at least one layer: give layers=[...] low to high, or a probe that has them.")
+    probe.watch(layers)
     selected = {
         layer: torch.stack([select(probe.gradient_scores(layer, t), threshold, inclusive) for t in targets])
         for layer in layers
     }
+    if selection == "random":
+        selected = {layer: shuffled(probe, layer, targets, chosen) for layer, chosen in selected.items()}
+    elif selection == "all":
+        selected = {layer: torch.ones_like(chosen) for layer, chosen in selected.items()}
     # a constant map's mask is all zero and adds nothing: it needs no pass, though it took part in the thresholds
     used = {layer: chosen & live(probe, layer, mask) for layer, chosen in selected.items()}
-    probe.score_feature_maps(
-        {layer: chosen.any(dim=0).nonzero()[:, 0] for layer, chosen in used.items()}, mask, targets
-    )
-    maps = {layer: visualize(probe, layer, targets, used[layer], mask, contribution) for layer in layers}
+    if score == "confidence":
+        probe.score_feature_maps(
+            {layer: chosen.any(dim=0).nonzero()[:, 0] for layer, chosen in used.items()}, mask, targets
+        )
+    maps = {layer: visualize(probe, layer, targets, used[layer], mask, contribution, score) for layer in layers}
     fused = [
         fuse(
             [maps[layer][i] for layer in layers],
@@ -177,7 +198,23 @@ def _explain(
         )
         for i in range(len(targets))
     ]
-    return torch.stack([torch.zeros(probe.size, device=probe.device) if f is None else f for f in fused])
+    blank = torch.full(probe.size, torch.nan if empty == "nan" else 0.0, device=probe.device)
+    return torch.stack([blank if f is None else f for f in fused])
+
+
+def layer_names(layers: Sequence[str | int], own: Sequence[str]) -> tuple[str, ...]:
+    """Layers by name; whole numbers are positions in ``own``, negative ones from its end.
+
+    Raises:
+        SuiteError: If there is no such position.
+    """
+    for layer in layers:
+        if isinstance(layer, int) and not -len(own) <= layer < len(own):
+            raise SuiteError(
+                f"there is no layer at position {layer}: the probe has {len(own)} layers "
+                f"({', '.join(own) or 'none'}), low to high from 0, or from -1 downwards."
+            )
+    return tuple(own[layer] if isinstance(layer, int) else layer for layer in layers)
 
 
 # ---------------------------------------------------------------------- phase 2: selection
@@ -195,7 +232,7 @@ def select(scores: Tensor, threshold: Threshold, inclusive: bool = False) -> Ten
     Args:
         scores: (C,) gradient scores α.
         threshold: Called with the (C,) normalised scores.
-        inclusive: Whether a score equal to the threshold stays.
+        inclusive: Whether a score equal to the threshold stays, if it is positive.
 
     Returns:
         (C,) bool; nothing selected if the largest score is not positive.
@@ -205,7 +242,29 @@ def select(scores: Tensor, threshold: Threshold, inclusive: bool = False) -> Ten
         return torch.zeros_like(scores, dtype=torch.bool)
     normalised = (scores / largest).double()
     cut = threshold(normalised.cpu().numpy())
-    return normalised >= cut if inclusive else normalised > cut
+    return (normalised >= cut) & (normalised > 0) if inclusive else normalised > cut
+
+
+def shuffled(probe: Probe, layer: str, targets: Sequence[int], selected: Tensor) -> Tensor:
+    """Replaces each target's selection by a random one of the same size: the ablation's control.
+
+    Drawn per (probe's seed, layer, target), so that it depends on nothing else that is explained.
+
+    Args:
+        probe: Gives the seed.
+        layer: The layer's name.
+        targets: T class indices.
+        selected: (T, C) bool.
+
+    Returns:
+        (T, C) bool.
+    """
+    drawn = torch.zeros_like(selected)
+    for i, target in enumerate(targets):
+        generator = np.random.default_rng((probe.seed % 2**64, int(target), *layer.encode()))
+        order = generator.permutation(selected.shape[1])
+        drawn[i, torch.from_numpy(order[: int(selected[i].sum())]).to(drawn.device)] = True
+    return drawn
 
 
 def adaptive_threshold(normalised_scores: np.ndarray, rule: str, estimator: str = "exact") -> float:
@@ -248,7 +307,7 @@ def otsu(values: np.ndarray, estimator: str = "exact") -> float:
 
         return float(threshold_otsu(values))
     if estimator == "uint8":
-        return float(otsu(np.round(values.clip(0) * 255)) / 255)
+        return otsu(np.floor(values.clip(0) * 255)) / 255  # a cast to 8 bits drops the fraction
     ordered = np.sort(values)
     n = len(ordered)
     low = np.arange(1, n)
@@ -281,6 +340,7 @@ def visualize(
     selected: Tensor,
     mask: str = "bilinear",
     contribution: str = "mask_size",
+    score: str = "confidence",
 ) -> list[Tensor | None]:
     """Visualization maps of one layer: masks weighted by the confidence they leave (eqs. 2, 3, 12).
 
@@ -292,7 +352,7 @@ def visualize(
         layer: The layer's name.
         targets: T class indices.
         selected: (T, C) bool, the feature maps used per target; constant ones contribute nothing.
-        mask, contribution: See :func:`sise`.
+        mask, contribution, score: See :func:`sise`.
 
     Returns:
         T maps (H, W) in [0, 1]; None where nothing is selected or the map is constant.
@@ -303,8 +363,10 @@ def visualize(
     lo, hi = (e[channels].double() for e in probe.extrema(layer, mask))
     maps = probe.feature_maps(layer)[channels].double() - lo[:, None, None]
     span = hi - lo + EPSILON
-    confidences = probe.masked_confidences(layer, channels, targets, mask)
-    weights = confidences.T * selected[:, channels] / span
+    weights = selected[:, channels].double()
+    if score == "confidence":
+        weights = probe.masked_confidences(layer, channels, targets, mask).T * weights
+    weights = weights / span
     if contribution == "mask_size":
         weights = weights / (_mask_sums(maps, probe.size, mask) / span + EPSILON)
     combined = torch.einsum("tc,chw->thw", weights, maps)

@@ -190,7 +190,7 @@ class Probe:
             (C, h, w); (3, H, W) for the input.
         """
         of = choose("gradient", of or self.gradient_kind, GRADIENT_SCORES)
-        image, scores, maps = self._run(None if layer == "input" else layer)
+        image, scores, maps = self._run(*([] if layer == "input" else [layer]))
         key = (self._checked(target), of)
         if layer not in self._gradients.get(key, {}):
             with self._computing(("gradients", *key), backward=1), _fp32_matmul(False), torch.enable_grad():
@@ -212,6 +212,7 @@ class Probe:
         key = (layer, int(target), of)
         if key not in self._gradient_scores:
             self._gradient_scores[key] = self.gradients(layer, target, of).flatten(1).sum(dim=1)
+        self._use(("graph",))
         self._use(("gradients", int(target), of))
         return self._gradient_scores[key]
 
@@ -324,6 +325,7 @@ class Probe:
             self.count(forward=len(scores))
             each = Cost((time.perf_counter() - begun) / len(scores), forward=1)
             self._enter(bank, "bank", missing, scores, each)
+        self._use(("graph",))
         self._use((bank, "bank"), numbers)
         return table.confidences(numbers, targets, self.confidence_kind)
 
@@ -362,9 +364,15 @@ class Probe:
         fresh = {key: i for i, key in enumerate(keys) if key not in self._kept}
         if fresh:
             chosen = masks[list(fresh.values())].to(self.image)
-            self.count(forward=len(chosen))
+            begun = time.perf_counter()
             found = self._finite(self.scorer.exact.score([Segment(self.image, chosen, self.fill)]))
+            self._synchronise()
+            self._costs["kept",] = Cost((time.perf_counter() - begun) / len(chosen), forward=1)
+            self.count(forward=len(chosen))
             self._kept.update(zip(fresh, found, strict=True))
+            if self._bill is not None:
+                self._bill._computed.setdefault(("kept",), set()).update(fresh)
+        self._use(("kept",), keys)
         return torch.stack([self._kept[key] for key in keys])
 
     def score_inputs(self, inputs: Tensor) -> Tensor:
@@ -478,19 +486,28 @@ class Probe:
 
     # ------------------------------------------------------------------ the one pass with a graph
 
-    def _run(self, layer: str | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def watch(self, layers: Iterable[str]) -> None:
+        """Reads these layers too, in one forward pass more if any is new."""
+        self._run(*layers)
+
+    def _run(self, *layers: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The forward pass with a graph: (image, scores (1, K), feature maps by layer); again if a layer is new."""
-        if layer is not None and layer not in self._graph_layers:
-            choose("layer", layer, [m for m, _ in self.network.named_modules() if m])
-            self._graph_layers.add(layer)
-            self._graph, self._gradients = None, {}
-        if self._graph is None:
+        wanted = self._graph_layers | set(layers)
+        if self._graph is None or wanted != self._graph_layers:
+            for layer in wanted:
+                choose("layer", layer, [m for m, _ in self.network.named_modules() if m])
             with self._computing(("graph",), forward=1):
                 image = self.image.clone().requires_grad_(True)
-                with _fp32_matmul(False), torch.enable_grad(), captured(self.network, self._graph_layers) as maps:
-                    scores = _check_scores(self.network(image), 1)
+                with _fp32_matmul(False), torch.enable_grad(), captured(self.network, wanted) as maps:
+                    scores = _check_scores(self.network(image.clone()), 1)  # it may write into its input
+                silent = sorted(wanted - set(maps))
+                if silent:
+                    raise SuiteError(
+                        f"layer {silent[0]!r} did not run in the network's forward pass, so it has no feature maps; "
+                        "name a layer that runs."
+                    )
                 self._finite(scores)
-                self._graph = image, scores, maps
+                self._graph, self._graph_layers, self._gradients = (image, scores, maps), wanted, {}
         self._use(("graph",))
         return self._graph
 

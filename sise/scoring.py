@@ -122,7 +122,7 @@ class Scorer:
         """(N, 3, H, W) network inputs -> (N, K) float32 scores, in batches."""
         with torch.no_grad():
             self._prepare(inputs[:1])
-            parts = [self._forward(p) for p in inputs.split(self._batch_size(inputs, len(inputs)))]
+            parts = [self._forward(p.clone()) for p in inputs.split(self._batch_size(inputs, len(inputs)))]
             return torch.cat(parts)
 
     @cached_property
@@ -192,9 +192,10 @@ class Scorer:
             memory_format = torch.channels_last if self.lossless else torch.contiguous_format
             fast = fast.to(memory_format=memory_format)
             with _fp32_matmul(self.precision == "tf32"):
-                expected = self.network(image).float()
+                # clones, since a network may write into its input
+                expected = _check_scores(self.network(image.clone()), 1).float()
                 try:
-                    got = fast(image.contiguous(memory_format=memory_format)).float()
+                    got = fast(image.clone(memory_format=memory_format)).float()
                     same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
                 except Exception as error:  # a copy that cannot run is as good as one that differs
                     log.debug("the folded copy failed: %s", error)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 import torch
 from hydra import compose
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from sise.types import SuiteError, choose
 
 log = logging.getLogger(__name__)
+
+GROUPS = ("dataset", "model", "explainer", "protocol", "metrics", "engine", "experiment")
 
 
 def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = "evaluate") -> list[DictConfig]:
@@ -35,7 +37,7 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
     """
     experiment = OmegaConf.select(cfg, "experiment")
     if not experiment:
-        return [cfg]
+        return [_with_departures(cfg, config_name, overrides)]
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
     general = [o for o in overrides if o.split("=", 1)[0] not in ("model", "explainer")]
     models = [chosen["model"]] if "model" in chosen else list(experiment.models)
@@ -47,11 +49,42 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
         cells = [c for c in cells if c.get("protocol", "paper") == chosen["protocol"]]
     if not cells:
         raise SuiteError(f"experiment={experiment.name} has no cell with protocol={chosen['protocol']}.")
-    return [
-        compose(config_name, [*general, f"model={model}", *(f"{k}={v}" for k, v in cell.items())])
-        for model in models
-        for cell in cells
-    ]
+    configs = []
+    for model in models:
+        for cell in cells:
+            of_cell = [*general, f"model={model}", *(f"{k}={v}" for k, v in cell.items())]
+            configs.append(_with_departures(compose(config_name, of_cell), config_name, of_cell))
+    return configs
+
+
+def _with_departures(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Notes what single overrides changed in the protocol, the metrics or the explainer, so that tables can say so."""
+    presets = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
+    if set(presets) == set(overrides):
+        return cfg
+    shipped = compose(config_name, presets)
+    with open_dict(cfg):
+        cfg.departures = [
+            f"{key}={now}"
+            for key, now in _flat(cfg, "protocol", "metrics", "explainer").items()
+            if now != _flat(shipped, "protocol", "metrics", "explainer").get(key)
+        ]
+    return cfg
+
+
+def _flat(cfg: DictConfig, *groups: str) -> dict[str, object]:
+    flat: dict[str, object] = {}
+
+    def walk(node: object, key: str) -> None:
+        if isinstance(node, dict):
+            for name, child in node.items():
+                walk(child, f"{key}.{name}")
+        else:
+            flat[key] = node
+
+    for group in groups:
+        walk(OmegaConf.to_container(cfg[group], resolve=True), group)
+    return flat
 
 
 def prepare_process(engine: DictConfig) -> None:

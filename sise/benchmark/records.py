@@ -10,7 +10,7 @@ The keys of a record (values are fractions; percent appears only in tables):
 
 =================  =====================================================================================
 ``image_id``       image, always a string ("000067")
-``target``         class index in the dataset
+``target``         class index in the dataset; -1 for an image that failed before its targets were known
 ``class``          its name
 ``status``         "ok" or "failed"
 ``reason``         failed records only: what went wrong. A failed record needs no key below this one
@@ -237,7 +237,9 @@ class RunFolder:
                     ) from error
                 if ok or found.get(key, record)["status"] != "ok":
                     found[key] = record
-        return list(found.values())
+        good = {image_id for (image_id, _), record in found.items() if record["status"] == "ok"}
+        # a whole image's failure (target -1: its targets weren't known) gives way to any good record of it
+        return [r for (image_id, target), r in found.items() if target >= 0 or image_id not in good]
 
     def done(self) -> set[tuple[str, int]]:
         """(image_id, target) of every record that is ok."""

@@ -439,7 +439,11 @@ def _identity_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _budget_notes(cfg: DictConfig) -> Iterator[str]:
-    """Says where an explainer got another budget than the paper's."""
+    """Says where a run departs from its preset or from the paper's budget: it can't count as a reproduction then."""
+    paper = ("explainer.call.n_masks", "explainer.call.max_iter")  # said below
+    changed = [d for d in cfg.departures if not d.startswith(paper)]
+    if changed:
+        yield f"departs from protocol={cfg.protocol.name}: {', '.join(changed)}"
     if cfg.explainer.name == "rise" and cfg.explainer.call.n_masks != cfg.budgets.paper.rise_masks:
         yield f"{cfg.explainer.call.n_masks} masks (paper: {cfg.budgets.paper.rise_masks})"
     full = cfg.budgets.paper.extremal_perturbation_iterations
