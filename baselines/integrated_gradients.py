@@ -81,11 +81,10 @@ def attributions(
     start = 0.0 if baseline is None else torch.tensor(list(baseline)).to(probe.image).view(1, 3, 1, 1)
     parts = []
     for target in targets:
-        image = probe.image.detach().clone()  # captum switches requires_grad on what it is given
         with torch.enable_grad(), tf32_as_engine(probe):
             part = IntegratedGradients(forward).attribute(
-                image,
-                baselines=start if isinstance(start, float) else start.expand_as(image),
+                probe.image,
+                baselines=start if isinstance(start, float) else start.expand_as(probe.image),
                 target=target,
                 n_steps=n_steps,
                 method=method,
