@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.maps import minmax
@@ -182,73 +183,42 @@ class SmoothMask:
         self.grid_size = tuple(math.ceil(pixels / step) for pixels in size)
         self.cells = tuple(n + 2 * (self.padding - self.reach) for n in self.grid_size)
         self.padded_size = tuple(step * n - step + 1 for n in self.cells)
-        # every cell of step x step pixels lies alike among the parameters around it: one cell's bumps serve all
-        offsets = self._offsets(sigma).to(device)
-        distance = torch.sqrt(offsets[:, None, :, None] ** 2 + offsets[None, :, None, :] ** 2)
+        rows, cols = (self._offsets(n, sigma).to(device) for n in self.padded_size)
+        distance = torch.sqrt(rows[:, None, :, None] ** 2 + cols[None, :, None, :] ** 2)
         bumps = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2)
-        self.bumps = bumps.flatten(0, 1).flatten(1)
-        """(R^2, step^2) weight at each pixel of a cell of each of the R x R parameters around it."""
+        self.bumps = bumps.flatten(0, 1)
+        """(R^2, H', W') weight at each pixel of each of the R x R parameters around it."""
 
-    def _offsets(self, sigma: float) -> Tensor:
-        """(R, step) signed distance along one axis from each pixel of a cell to the R parameters around it."""
-        parameter = torch.arange(2 * self.reach + 1)[:, None] - self.padding
-        return torch.arange(self.step) - (sigma + self.step * parameter)
+    def _offsets(self, pixels: int, sigma: float) -> Tensor:
+        """(R, pixels) signed distance along one axis from each pixel to the R parameters around it."""
+        pixel = torch.arange(pixels)
+        parameter = pixel // self.step + torch.arange(2 * self.reach + 1)[:, None] - self.padding
+        return pixel.float() - (sigma + self.step * parameter.float())
 
     def __call__(self, values: Tensor) -> Tensor:
-        """(N, h, w) parameters in [0, 1] -> (N, H', W') masks with margin; differentiable."""
+        """(N, h, w) parameters in [0, 1] -> (N, H', W') masks with margin; differentiable.
+
+        The R x R numbers per pixel are too many to keep for the backward pass of many masks, so they are made a few
+        masks at a time, and made again there.
+        """
         around = F.unfold(values[:, None], 2 * self.reach + 1, padding=self.padding)
-        cells = _SmoothMaximum.apply(around.unflatten(2, self.cells), self.bumps)
-        pixels = cells.unflatten(3, (self.step, self.step)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        height, width = self.padded_size
-        return pixels[:, :height, :width].clamp(0, 1)
+        around = around.unflatten(2, self.cells)
+        masks = [
+            checkpoint(self._smooth_maximum, some, use_reentrant=False, preserve_rng_state=False)
+            for some in around.split(16 if around.is_cuda else 1)
+        ]
+        return torch.cat(masks).clamp(0, 1)
+
+    def _smooth_maximum(self, around: Tensor) -> Tensor:
+        """(N, R^2, h', w') parameters around each cell of step x step pixels -> (N, H', W')."""
+        (height, width), (h, w) = self.padded_size, self.cells
+        heights = F.interpolate(around, (self.step * h, self.step * w))[:, :, :height, :width] * self.bumps
+        return (heights * (COLDNESS * heights).softmax(dim=1)).sum(dim=1)
 
     def crop(self, masks: Tensor) -> Tensor:
         """(N, H', W') -> (N, H, W), the margin gone."""
         (height, width), m = self.size, self.margin
         return masks[:, m : m + height, m : m + width]
-
-
-class _SmoothMaximum(torch.autograd.Function):
-    """Softmax-weighted mean m = Σ_j p_j h_j of the heights h_j of the R^2 bumps around each pixel.
-
-    With p_j ∝ exp(c h_j), its derivative is ∂m/∂h_j = p_j (1 + c (h_j - m)). The R^2 numbers per pixel are too many to
-    keep for the backward pass, or to leave a processor's cache: they are made for a few rows of cells at a time, and
-    made again on the way back.
-    """
-
-    @staticmethod
-    def forward(ctx, around: Tensor, bumps: Tensor) -> Tensor:
-        """(N, R^2, h', w') parameters around each cell, (R^2, step^2) bumps -> (N, h', w', step^2)."""
-        masks = []
-        for rows in _row_blocks(around, bumps):
-            heights, shares = _heights(around[:, :, rows], bumps)
-            masks.append(heights.mul_(shares).sum(dim=1))
-        mask = torch.cat(masks, dim=1)
-        ctx.save_for_backward(around, bumps, mask)
-        return mask
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        around, bumps, mask = ctx.saved_tensors
-        parts = []
-        for rows in _row_blocks(around, bumps):
-            heights, shares = _heights(around[:, :, rows], bumps)
-            slope = heights.sub_(mask[:, None, rows]).mul_(COLDNESS).add_(1).mul_(shares).mul_(gradient[:, None, rows])
-            parts.append(torch.einsum("njhwp,jp->njhw", slope, bumps))
-        return torch.cat(parts, dim=2), None
-
-
-def _heights(around: Tensor, bumps: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, R^2, b, w', step^2) heights h and their shares softmax(c h)."""
-    heights = around[..., None] * bumps[:, None, None, :]
-    return heights, (heights * COLDNESS).softmax(dim=1)
-
-
-def _row_blocks(around: Tensor, bumps: Tensor) -> list[slice]:
-    """Rows of cells taken at a time: about a megabyte of numbers on a CPU, a quarter of a gigabyte on a GPU."""
-    per_row = around[:, :, 0].numel() * bumps.shape[1]
-    rows = max(1, (2**26 if around.is_cuda else 2**18) // per_row)
-    return [slice(start, start + rows) for start in range(0, around.shape[2], rows)]
 
 
 def blur_pyramid(images: Tensor, num_levels: int, max_blur: float) -> Tensor:
