@@ -7,11 +7,11 @@ one batch through the network, with the result of optimising them one after the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
@@ -38,6 +38,7 @@ def extremal_perturbation(
     jitter: bool = True,
     smooth: float = 0.0,
     implementation: str = "batched",
+    exact: bool = False,
     batch_size: int = 64,
 ) -> Tensor:
     """Extremal Perturbation: the sum over areas of the masks that preserve a target's score under blur.
@@ -59,6 +60,8 @@ def extremal_perturbation(
         jitter: Mirror the perturbed images in every other iteration.
         smooth: Standard deviation of a Gaussian over the final masks, as a fraction of the image's shorter side.
         implementation: ``batched``, this module's; ``torchray``, TorchRay's own function, one target at a time.
+        exact: Make masks in TorchRay's order of operations: the same bits, in 3.5 times the time on a CPU. Without it,
+            one evaluation of a mask is within 6e-8, which the optimisation amplifies to about 5e-6 in ten steps.
         batch_size: Masks optimised at once; no numeric effect but float rounding.
 
     Returns:
@@ -93,7 +96,7 @@ def extremal_perturbation(
                 part = pairs[start : start + batch_size]
                 parts.append(
                     optimise_masks(
-                        probe.network,
+                        probe.network if exact else probe.scorer.differentiable,
                         probe.image,
                         [target for target, _ in part],
                         [area for _, area in part],
@@ -103,6 +106,7 @@ def extremal_perturbation(
                         step=step,
                         sigma=sigma,
                         jitter=jitter,
+                        exact=exact,
                     )
                 )
                 probe.count(forward=len(part) * (max_iter - 1), backward=len(part) * (max_iter - 1))
@@ -113,7 +117,7 @@ def extremal_perturbation(
 
 
 def optimise_masks(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     images: Tensor,
     targets: Sequence[int],
     areas: Sequence[float],
@@ -124,6 +128,7 @@ def optimise_masks(
     step: int = 7,
     sigma: float = 21.0,
     jitter: bool = True,
+    exact: bool = False,
 ) -> Tensor:
     """Optimises N masks at once, each for its own image, target and area.
 
@@ -132,14 +137,14 @@ def optimise_masks(
         images: (N, C, H, W) network inputs, or (1, C, H, W) for one image under all masks.
         targets: N class indices.
         areas: N areas, as fractions of the image.
-        max_iter, num_levels, max_blur, step, sigma, jitter: See :func:`extremal_perturbation`.
+        max_iter, num_levels, max_blur, step, sigma, jitter, exact: See :func:`extremal_perturbation`.
 
     Returns:
         (N, H, W) masks in [0, 1], detached.
     """
     count, device = len(targets), images.device
     levels = blur_pyramid(images.detach(), num_levels, max_blur)
-    to_mask = SmoothMask(tuple(images.shape[-2:]), step, sigma, device)
+    to_mask = SmoothMask(tuple(images.shape[-2:]), step, sigma, device, exact)
     pixels = math.prod(to_mask.padded_size)
     ideal = torch.ones(count, pixels, device=device)
     for row, area in zip(ideal, areas, strict=True):
@@ -176,49 +181,96 @@ class SmoothMask:
         padded_size: (H', W') of the masks with their margin.
     """
 
-    def __init__(self, size: tuple[int, int], step: int, sigma: float, device: torch.device | str) -> None:
-        self.size, self.step, self.margin = size, step, round(sigma)
+    def __init__(
+        self, size: tuple[int, int], step: int, sigma: float, device: torch.device | str, exact: bool = False
+    ) -> None:
+        self.size, self.step, self.margin, self.exact = size, step, round(sigma), exact
         self.reach = 1 + math.ceil(sigma / step)
         self.padding = 1 + math.ceil(2 * sigma / step)
         self.grid_size = tuple(math.ceil(pixels / step) for pixels in size)
         self.cells = tuple(n + 2 * (self.padding - self.reach) for n in self.grid_size)
         self.padded_size = tuple(step * n - step + 1 for n in self.cells)
-        rows, cols = (self._offsets(n, sigma).to(device) for n in self.padded_size)
-        distance = torch.sqrt(rows[:, None, :, None] ** 2 + cols[None, :, None, :] ** 2)
+        # every cell of step x step pixels lies alike among the parameters around it: one cell's bumps serve all
+        offsets = self._offsets(sigma).to(device)
+        distance = torch.sqrt(offsets[:, None, :, None] ** 2 + offsets[None, :, None, :] ** 2)
         bumps = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2)
-        self.bumps = bumps.flatten(0, 1)
-        """(R^2, H', W') weight at each pixel of each of the R x R parameters around it."""
+        self.bumps = bumps.flatten(0, 1).flatten(1)
+        """(R^2, step^2) weight at each pixel of a cell of each of the R x R parameters around it."""
 
-    def _offsets(self, pixels: int, sigma: float) -> Tensor:
-        """(R, pixels) signed distance along one axis from each pixel to the R parameters around it."""
-        pixel = torch.arange(pixels)
-        parameter = pixel // self.step + torch.arange(2 * self.reach + 1)[:, None] - self.padding
-        return pixel.float() - (sigma + self.step * parameter.float())
+    def _offsets(self, sigma: float) -> Tensor:
+        """(R, step) signed distance along one axis from each pixel of a cell to the R parameters around it."""
+        parameter = torch.arange(2 * self.reach + 1)[:, None] - self.padding
+        return torch.arange(self.step) - (sigma + self.step * parameter)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """(N, h, w) parameters in [0, 1] -> (N, H', W') masks with margin; differentiable.
-
-        The R x R numbers per pixel are too many to keep for the backward pass of many masks, so they are made a few
-        masks at a time, and made again there.
-        """
+        """(N, h, w) parameters in [0, 1] -> (N, H', W') masks with margin; differentiable."""
         around = F.unfold(values[:, None], 2 * self.reach + 1, padding=self.padding)
         around = around.unflatten(2, self.cells)
-        masks = [
-            checkpoint(self._smooth_maximum, some, use_reentrant=False, preserve_rng_state=False)
-            for some in around.split(16 if around.is_cuda else 1)
-        ]
-        return torch.cat(masks).clamp(0, 1)
+        if self.exact:
+            # the R x R numbers per pixel are too many to keep for many masks: made a few masks at a time, and again
+            some = around.split(16 if around.is_cuda else 1)
+            masks = [checkpoint(self._as_torchray, a, use_reentrant=False, preserve_rng_state=False) for a in some]
+            return torch.cat(masks).clamp(0, 1)
+        cells = _SmoothMaximum.apply(around, self.bumps)
+        pixels = cells.unflatten(3, (self.step, self.step)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        height, width = self.padded_size
+        return pixels[:, :height, :width].clamp(0, 1)
 
-    def _smooth_maximum(self, around: Tensor) -> Tensor:
-        """(N, R^2, h', w') parameters around each cell of step x step pixels -> (N, H', W')."""
-        (height, width), (h, w) = self.padded_size, self.cells
-        heights = F.interpolate(around, (self.step * h, self.step * w))[:, :, :height, :width] * self.bumps
+    def _as_torchray(self, around: Tensor) -> Tensor:
+        """(N, R^2, h', w') parameters around each cell -> (N, H', W'), in TorchRay's order of operations."""
+        (height, width), (h, w), step = self.padded_size, self.cells, self.step
+        bumps = self.bumps.unflatten(1, (1, step, 1, step)).expand(-1, h, -1, w, -1)
+        bumps = bumps.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        heights = F.interpolate(around, (step * h, step * w))[:, :, :height, :width] * bumps
         return (heights * (COLDNESS * heights).softmax(dim=1)).sum(dim=1)
 
     def crop(self, masks: Tensor) -> Tensor:
         """(N, H', W') -> (N, H, W), the margin gone."""
         (height, width), m = self.size, self.margin
         return masks[:, m : m + height, m : m + width]
+
+
+class _SmoothMaximum(torch.autograd.Function):
+    """Softmax-weighted mean m = Σ_j p_j h_j of the heights h_j of the R^2 bumps around each pixel.
+
+    With p_j ∝ exp(c h_j), its derivative is ∂m/∂h_j = p_j (1 + c (h_j - m)). The R^2 numbers per pixel are too many to
+    keep for the backward pass, or to leave a processor's cache: they are made for a few rows of cells at a time, and
+    made again on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx, around: Tensor, bumps: Tensor) -> Tensor:
+        """(N, R^2, h', w') parameters around each cell, (R^2, step^2) bumps -> (N, h', w', step^2)."""
+        masks = []
+        for rows in _row_blocks(around, bumps):
+            heights, shares = _heights(around[:, :, rows], bumps)
+            masks.append(heights.mul_(shares).sum(dim=1))
+        mask = torch.cat(masks, dim=1)
+        ctx.save_for_backward(around, bumps, mask)
+        return mask
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        around, bumps, mask = ctx.saved_tensors
+        parts = []
+        for rows in _row_blocks(around, bumps):
+            heights, shares = _heights(around[:, :, rows], bumps)
+            slope = heights.sub_(mask[:, None, rows]).mul_(COLDNESS).add_(1).mul_(shares).mul_(gradient[:, None, rows])
+            parts.append(torch.einsum("njhwp,jp->njhw", slope, bumps))
+        return torch.cat(parts, dim=2), None
+
+
+def _heights(around: Tensor, bumps: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, R^2, b, w', step^2) heights h and their shares softmax(c h)."""
+    heights = around[..., None] * bumps[:, None, None, :]
+    return heights, (heights * COLDNESS).softmax(dim=1)
+
+
+def _row_blocks(around: Tensor, bumps: Tensor) -> list[slice]:
+    """Rows of cells taken at a time: about a megabyte of numbers on a CPU, a quarter of a gigabyte on a GPU."""
+    per_row = around[:, :, 0].numel() * bumps.shape[1]
+    rows = max(1, (2**26 if around.is_cuda else 2**18) // per_row)
+    return [slice(start, start + rows) for start in range(0, around.shape[2], rows)]
 
 
 def blur_pyramid(images: Tensor, num_levels: int, max_blur: float) -> Tensor:

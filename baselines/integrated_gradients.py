@@ -75,7 +75,7 @@ def attributions(
         raise SuiteError(f"baseline must be 3 channel values or null; got {list(baseline)}.")
 
     def forward(inputs: Tensor) -> Tensor:
-        scores = probe.network(inputs)
+        scores = probe.scorer.differentiable(inputs)
         return scores.double().softmax(dim=1) if of == "softmax" else scores
 
     start = 0.0 if baseline is None else torch.tensor(list(baseline)).to(probe.image).view(1, 3, 1, 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from sise.benchmark import cli, tables
+from sise.benchmark import cli, comparisons, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
         table=chosen and chosen["name"],
         dataset=cfg.dataset,
         controls=cfg.controls,
+        writers=[comparisons.write],
     )
 
 

@@ -343,6 +343,8 @@ def save(arguments: argparse.Namespace, plain: nn.Module, minutes: float) -> dic
 
 def main() -> None:
     """Train, fold, save and test one network."""
+    # torch looks for the package tabulate at exit, and must not find the script of that name beside this one.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     arguments = parse_arguments()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)

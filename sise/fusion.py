@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,21 +45,60 @@ def fuse(
     Reference:
         Sattarzadeh et al. 2021, "Fusion Module" and Fig. 6; PROTOCOL F6-F9.
     """
+    steps = cascade(maps, gate=gate, temperature=temperature, empty=empty)
+    if not steps:
+        return None
+    unknown = empty == "nan" and any(m is None for m in maps)  # min-max would turn NaN into zero
+    return minmax(steps[-1].fused) if normalise and not unknown else steps[-1].fused
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the cascade does at one layer.
+
+    Attributes:
+        layer: The layer's position in the maps given.
+        map: Its visualization map (H, W); None where it has none.
+        gate: (H, W) in [0, 1], what its gate lets through; None where nothing is gated (the first layer).
+        fused: (H, W), accumulated so far, not normalised.
+    """
+
+    layer: int
+    map: Tensor | None
+    gate: Tensor | None
+    fused: Tensor
+
+
+def cascade(
+    maps: Sequence[Tensor | None], *, gate: str = "otsu_soft", temperature: float = 100.0, empty: str = "skip"
+) -> list[Step]:
+    """The steps of :func:`fuse`, one per layer that takes part; the arguments are the same.
+
+    Returns:
+        Steps, low to high; none if every layer is missing. The last one's ``fused`` is what :func:`fuse` normalises.
+
+    Raises:
+        SuiteError: As :func:`fuse`.
+    """
     choose("gate", gate, GATES)
     choose("empty", empty, ("skip", "zero", "nan"))
-    known = [m for m in maps if m is not None]
     if not maps:
         raise SuiteError("fusion needs at least one layer; the list of layers is empty.")
+    known = [m for m in maps if m is not None]
     if not known:
-        return None
-    if empty == "nan" and len(known) < len(maps):
-        return torch.full_like(known[0], torch.nan)
-    blank = torch.zeros_like(known[0])
-    first, *others = known if empty == "skip" else maps
-    fused = blank if first is None else first
-    for later in others:
-        fused = blank if later is None else (fused + later) * open_gate(later, gate, temperature)
-    return minmax(fused) if normalise else fused
+        return []
+    steps: list[Step] = []
+    for layer, later in enumerate(maps):
+        if later is None:
+            if empty != "skip":  # a zero map, whose gate lets nothing through
+                fused = torch.full_like(known[0], torch.nan if empty == "nan" else 0.0)
+                steps.append(Step(layer, None, None if not steps else torch.zeros_like(known[0]), fused))
+        elif not steps:
+            steps.append(Step(layer, later, None, later))
+        else:
+            opened = open_gate(later, gate, temperature)
+            steps.append(Step(layer, later, opened, (steps[-1].fused + later) * opened))
+    return steps
 
 
 def open_gate(visualization_map: Tensor, gate: str, temperature: float = 100.0) -> Tensor:

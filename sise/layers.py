@@ -202,7 +202,7 @@ def find_layers(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> t
         Sattarzadeh et al., Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and
         Block-Wise Feature Aggregation, AAAI 2021.
     """
-    advice = "give layer names yourself (model.layers=[...]), or take a convolutional network"
+    advice = "give layer names yourself (model.loader.layers=[...]), or take a convolutional network"
     convolution = next((m for m in network.modules() if isinstance(m, _CONVOLUTIONS)), None)
     kind = type(network).__name__
     if convolution is None:

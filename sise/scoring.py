@@ -125,6 +125,12 @@ class Scorer:
             parts = [self._forward(p.clone()) for p in inputs.split(self._batch_size(inputs, len(inputs)))]
             return torch.cat(parts)
 
+    def differentiable(self, inputs: Tensor) -> Tensor:
+        """(N, 3, H, W) network inputs -> (N, K) scores in fp32 with gradients to the inputs, in one batch."""
+        scorer = self.exact
+        scorer._prepare(inputs[:1].detach())
+        return _check_scores(scorer._runner(inputs.contiguous(memory_format=scorer._memory_format)), len(inputs))
+
     @cached_property
     def exact(self) -> Scorer:
         """A scorer of the same network in fp32; itself, where that is what it runs in."""
@@ -190,7 +196,7 @@ class Scorer:
         if self.lossless or self.precision in ("fp16", "bf16"):
             fast = _lossless_copy(self.network) if self.lossless else copy.deepcopy(self.network).eval()
             memory_format = torch.channels_last if self.lossless else torch.contiguous_format
-            fast = fast.to(memory_format=memory_format)
+            fast = fast.to(memory_format=memory_format).requires_grad_(False)
             with _fp32_matmul(self.precision == "tf32"):
                 # clones, since a network may write into its input
                 expected = _check_scores(self.network(image.clone()), 1).float()

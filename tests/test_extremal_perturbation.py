@@ -81,11 +81,33 @@ def test_a_batch_of_images_targets_and_areas_is_torchray_one_by_one_to_6_digits(
     images = images_of(2)
     triples = [(i, target, area) for i in (0, 1) for target in (4, 1) for area in (0.05, 0.3)]
     where, targets, areas = (list(column) for column in zip(*triples, strict=True))
-    masks = optimise_masks(OneByOne(network_of()), images[where], targets, areas, max_iter=12)
+    masks = optimise_masks(OneByOne(network_of()), images[where], targets, areas, max_iter=12, exact=True)
     assert masks.std() > 0.05 and (masks[0] - masks[2]).abs().max() > 1e-2  # well away from the start, and different
     for mask, (i, target, area) in zip(masks, triples, strict=True):
         [expected] = frozen_by_torchray(network_of(), images[i : i + 1], target, areas=[area], max_iter=12)
         assert (mask - expected).abs().max() <= 1e-6
+
+
+def test_the_faster_masks_agree_to_5_digits_after_ten_steps():
+    images, targets, areas = images_of(1), [4, 1], [0.05, 0.3]
+    exact, fast = (
+        optimise_masks(OneByOne(network_of()), images, targets, areas, max_iter=11, exact=exact)
+        for exact in (True, False)
+    )
+    assert 0 < (exact - fast).abs().max() <= 1e-5
+    values = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    made = [SmoothMask((33, 46), 7, 21.0, "cpu", exact)(values) for exact in (True, False)]
+    assert (made[0] - made[1]).abs().max() <= 2e-7
+
+
+def test_the_derivative_of_the_faster_masks():
+    def masks(values):
+        maker = SmoothMask((9, 12), 3, 5.0, "cpu")
+        maker.bumps = maker.bumps.double()
+        return maker(values)
+
+    values = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.8 + 0.1
+    assert torch.autograd.gradcheck(masks, values.requires_grad_())
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def _model(
         _log.info("%s: found the layers %s", name, ", ".join(layers))
     layers = tuple(layers)
     if not layers:
-        raise SuiteError(f"{name}: expected at least one layer in model.layers, got none; null finds them")
+        raise SuiteError(f"{name}: expected at least one layer in model.loader.layers, got none; null finds them")
     cam_layer = layers[-1] if cam_layer is None else cam_layer
     known = [module for module, _ in inner.named_modules() if module]
     for layer in (*layers, cam_layer):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ class Column:
     """One method of a table: the runs of ``explainer`` and ``variant``.
 
     ``method`` is its name among the published numbers, ``seeds`` the number of seeds the paper averages; a
-    ``control`` takes no part in the ranking.
+    ``control`` takes no part in the ranking. ``against``, as "explainer/variant", is what it's compared with where
+    that is not the table's reference (see :mod:`sise.benchmark.comparisons`).
     """
 
     explainer: str
@@ -87,6 +88,7 @@ class Column:
     method: str | None = None
     seeds: int = 1
     control: bool = False
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,21 +149,37 @@ def read_published(file: str | Path) -> pd.DataFrame:
 # one cell ---------------------------------------------------------------------------------------------------------
 
 
-def columns_of(definition: Mapping[str, Any], runs: Sequence[Run], controls: Iterable[str]) -> tuple[Column, ...]:
+def columns_of(
+    definition: Mapping[str, Any],
+    runs: Sequence[Run],
+    controls: Iterable[str],
+    elsewhere: Iterable[tuple[str, str]] = (),
+) -> tuple[Column, ...]:
     """The columns of a table: the paper's, whether run or not; of the definition's others those that were run; then,
-    if the definition wants ``extras``, whatever else was run, controls last."""
+    if the definition wants ``extras``, whatever else was run, but for variants with a name of their own that another
+    table shows (``elsewhere``), controls last."""
     label_of = {(run.identity["explainer"], run.variant): run.identity["label"] for run in reversed(runs)}
     columns = [Column(**column) for column in definition.get("columns") or ()]
     columns = [c for c in columns if c.method or (c.explainer, c.variant) in label_of]
     if definition.get("extras"):
         controls = list(controls)
-        rest = label_of.keys() - {(c.explainer, c.variant) for c in columns}
+        named = {(run.identity["explainer"], run.variant) for run in runs if run.variant != run.identity["protocol"]}
+        rest = label_of.keys() - {(c.explainer, c.variant) for c in columns} - (named & set(elsewhere))
         for explainer, variant in sorted(rest, key=lambda key: (key[0] in controls, key[1] != "paper", key[1], key[0])):
             label = label_of[explainer, variant] + ("" if variant == "paper" else f" ({variant})")
             if label in [c.label for c in columns]:
                 label += f" [{explainer}/{variant}]"
             columns.append(Column(explainer, variant, label, control=explainer in controls))
     return tuple(columns)
+
+
+def pair_values(runs: Sequence[Run], metric: str) -> pd.Series:
+    """One value per (image_id, target) that has any, the mean of its seeds: percent, but for :data:`COSTS`."""
+    if not any(metric in run.ok for run in runs):
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["image_id", "target"]))
+    ok = pd.concat([run.ok for run in runs], ignore_index=True)
+    values = pd.to_numeric(ok[metric]) * (1.0 if metric in COSTS else 100.0)
+    return values.groupby([ok["image_id"], ok["target"]]).mean().dropna()
 
 
 def measure(runs: Sequence[Run], metric: str) -> dict[str, Any]:
@@ -178,7 +196,7 @@ def measure(runs: Sequence[Run], metric: str) -> dict[str, Any]:
     ok = pd.concat([run.ok.assign(seed=run.identity.get("seed")) for run in runs], ignore_index=True)
     values = pd.to_numeric(ok[metric]) * scale if metric in ok else pd.Series(math.nan, ok.index)
     ok = ok.assign(value=values)
-    per_pair = ok.groupby(["image_id", "target"])["value"].mean().dropna()
+    per_pair = pair_values(runs, metric)
     per_seed = ok.groupby("seed", dropna=False)["value"].mean().dropna()
     n = len(per_pair)
     return {
@@ -252,6 +270,7 @@ def build(
     published: pd.DataFrame,
     *,
     controls: Iterable[str] = (),
+    elsewhere: Iterable[tuple[str, str]] = (),
 ) -> Table:
     """Makes one table of the runs of one dataset.
 
@@ -263,12 +282,13 @@ def build(
         runs: From :func:`find_runs`.
         published: From :func:`read_published`.
         controls: Names of the explainers that are controls.
+        elsewhere: (explainer, variant) of the columns that other definitions have.
     """
     runs = [run for run in runs if run.identity["dataset"] == dataset]
     models = tuple(definition.get("models") or sorted({run.identity["model"] for run in runs}))
     runs = [run for run in runs if run.identity["model"] in models]
     metrics = tuple(definition.get("metrics") or _metrics_of(runs))
-    columns = columns_of(definition, runs, controls)
+    columns = columns_of(definition, runs, controls, elsewhere)
     home = (definition.get("datasets") or [None])[0]
     known = published[(published["table"] == definition.get("published")) & (published["dataset"] == home)]
     known = known.set_index(["model", "metric", "method"])["value"].to_dict()
@@ -563,6 +583,9 @@ def tex(text: str) -> str:
 
 # the command ------------------------------------------------------------------------------------------------------
 
+Writer = Callable[[Table, Mapping[str, Any], Sequence[Run], Path, Callable[[str], Any]], list[Path]]
+"""``(table, its definition, all runs, results folder, say) -> files written``."""
+
 
 def tabulate(
     definitions: Mapping[str, Mapping[str, Any]],
@@ -573,6 +596,7 @@ def tabulate(
     table: str | None = None,
     dataset: str | None = None,
     controls: Iterable[str] = (),
+    writers: Sequence[Writer] = (),
     say: Any = print,
 ) -> list[Path]:
     """Makes every table that has records, or ``table`` only, and writes and prints it.
@@ -587,6 +611,7 @@ def tabulate(
         table: Name of a definition; ``None`` = all.
         dataset: Only this one; ``None`` = each that has records.
         controls: Names of the explainers that are controls.
+        writers: Write further files about each table; a definition with a ``layout`` of its own is theirs alone.
         say: Takes the readable table.
 
     Returns:
@@ -597,7 +622,7 @@ def tabulate(
     """
     runs = find_runs(outputs)
     found = sorted({(run.identity["dataset"], run.identity["model"]) for run in runs})
-    plan = _plan(definitions, found, table, dataset)
+    plan = _plan(definitions, found, table, dataset, runs)
     if not plan:
         have = ", ".join(f"{d}/{m}" for d, m in found) or "nothing"
         wanted = " ".join(filter(None, [table and f"table={table}", dataset and f"dataset={dataset}"])) or "any table"
@@ -606,13 +631,22 @@ def tabulate(
     Path(results).mkdir(parents=True, exist_ok=True)
     files = []
     for definition, where in plan:
-        made = build(definition, where, runs, numbers, controls=controls)
-        say(to_text(made))
-        for suffix, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-            files.append(Path(results) / f"{made.name}.{suffix}")
-            files[-1].write_text(write(made), encoding="utf-8")
-        say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
+        others = [d for d in definitions.values() if d["name"] != definition["name"]]
+        elsewhere = {(c["explainer"], c["variant"]) for d in others for c in d.get("columns") or ()}
+        made = build(definition, where, runs, numbers, controls=controls, elsewhere=elsewhere)
+        if not definition.get("layout"):
+            say(to_text(made))
+            for suffix, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+                files.append(Path(results) / f"{made.name}.{suffix}")
+                files[-1].write_text(write(made), encoding="utf-8")
+            say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
+        for writer in writers:
+            files += writer(made, definition, runs, Path(results), say)
     return files
+
+
+def _key(run: Run) -> tuple[str, str]:
+    return run.identity["explainer"], run.variant
 
 
 def _plan(
@@ -620,8 +654,12 @@ def _plan(
     found: Sequence[tuple[str, str]],
     table: str | None,
     dataset: str | None,
+    runs: Sequence[Run] = (),
 ) -> list[tuple[Mapping[str, Any], str]]:
-    """Which (definition, dataset) to make, given the (dataset, model) found."""
+    """Which (definition, dataset) to make, given the (dataset, model) found.
+
+    A definition with a ``reference`` compares things with it, and is made once one of these was run.
+    """
     if table is not None:
         choose("table", table, list(definitions))
     left = set(found)
@@ -636,7 +674,12 @@ def _plan(
             if (models is None or m in models)
             and (datasets is None or d in datasets or (table == name and d == dataset))
         }
-        left -= hits
+        if definition.get("reference"):
+            wanted = {(c["explainer"], c["variant"]) for c in definition["columns"]}
+            wanted.discard((definition["reference"]["explainer"], definition["reference"]["variant"]))
+            hits &= {(run.identity["dataset"], run.identity["model"]) for run in runs if _key(run) in wanted}
+        else:
+            left -= hits
         if table in (None, name):
             plan += [(definition, d) for d in sorted({d for d, _ in hits})]
     if "default" in definitions and table in (None, "default"):

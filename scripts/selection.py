@@ -1,0 +1,26 @@
+"""Counts the feature maps that each reading of Ada-SISE's rule keeps; see configs/selection.yaml."""
+
+# ruff: noqa: E402
+import sys
+
+sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from sise.benchmark import cli, selection
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="selection")
+@cli.main
+def main(cfg: DictConfig) -> None:
+    cli.prepare_process(cfg.engine)
+    selection.run(cfg, ROOT / cfg.published)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Runs the chosen parts of ``scripts/benchmark.py`` one after the other and writes their tables."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig
+
+from sise.benchmark import engine_benchmark, runtime_tables, sharing_benchmark
+from sise.benchmark.timing import Meanwhile, Report, device_of, use_clock
+from sise.types import SuiteError, choose
+
+log = logging.getLogger(__name__)
+
+PARTS: dict[str, Callable[[DictConfig, torch.device], list[Report]]] = {
+    "engine": engine_benchmark.engine,
+    "precision": engine_benchmark.precision,
+    "sharing": sharing_benchmark.sharing,
+    "peers": sharing_benchmark.peers,
+    **dict.fromkeys(runtime_tables.TABLES, runtime_tables.run_times),
+    "phases": runtime_tables.phases,
+}
+
+
+def run(cfg: DictConfig) -> list[Report]:
+    """Measures, prints and writes every chosen part.
+
+    Raises:
+        SuiteError: If a part or network is unknown, or none is chosen.
+    """
+    for part in cfg.parts:
+        choose("part", part, list(PARTS))
+    if not cfg.parts or not cfg.networks:
+        raise SuiteError("nothing to measure: give parts=[...] and networks=[...].")
+    device = device_of(cfg.device)
+    if cfg.clock == "processor" and (device.type != "cpu" or cfg.threads != 1):
+        raise SuiteError("clock=processor is for a CPU and one thread: add device=cpu engine.threads=1.")
+    use_clock(cfg.clock)
+    reports = []
+    for measure in dict.fromkeys(PARTS[part] for part in cfg.parts):  # the run-time tables are measured together
+        begun = time.perf_counter()
+        with Meanwhile() as meanwhile:
+            found = measure(cfg, device)
+        for report in found:
+            if cfg.clock == "processor":
+                report.notes.append("Seconds are processor time of one thread, since the machine was not idle.")
+            report.notes += [meanwhile.note] if meanwhile.note else []
+            file = report.write(cfg.results, cfg.outputs, device)
+            print(f"\n{report.to_text()}\n-> {file}", flush=True)
+            reports.append(report)
+        log.info("took %.1f min", (time.perf_counter() - begun) / 60)
+    return reports

@@ -1,0 +1,313 @@
+"""Every method of a table against a reference, on the same pairs: SISE, or what the table's definition names.
+
+:func:`compare` makes the numbers with :mod:`sise.benchmark.statistics`; :func:`write` puts them beside each table, as
+``results/<table>_statistics.{csv,md}`` and ``<table>_order.csv``, or, for a definition with ``layout: differences``
+(one row per choice instead of one column per method), as the table itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sise.benchmark import statistics
+from sise.benchmark.tables import (
+    COSTS,
+    LABELS,
+    LOWER_IS_BETTER,
+    Column,
+    Run,
+    Table,
+    number,
+    pair_values,
+    runs_of,
+)
+
+__all__ = ["compare", "order", "write"]
+
+REFERENCE = {"explainer": "sise", "variant": "paper"}
+LEVEL = 0.05
+COLUMNS = ("dataset", "model", "metric", "method", "explainer", "variant", "against", "images", "pairs", "unpaired",
+           "undefined", "mean", "reference mean", "difference", "standard error", "low", "high", "bootstrap p",
+           "bootstrap p (Holm)", "images higher", "images lower", "images tied", "sign p", "sign p (Holm)",
+           "verdict")  # fmt: skip
+
+
+# numbers ----------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    table: Table,
+    runs: Sequence[Run],
+    reference: Mapping[str, str] = REFERENCE,
+    *,
+    resamples: int = statistics.RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Paired comparisons of a table's columns with the reference, per model and metric.
+
+    Args:
+        table: From :func:`sise.benchmark.tables.build`.
+        runs: All runs.
+        reference: ``explainer`` and ``variant`` of what the columns are compared with; a column's ``against`` goes
+            before it.
+        resamples, seed: Of the bootstrap.
+
+    Returns:
+        One row per (model, metric, column), :data:`COLUMNS`. ``difference`` is the column's mean minus the
+        reference's over the ``pairs`` that both have, in percentage points (costs: their unit), with its paired
+        ``standard error`` and 95 % bootstrap interval; ``unpaired`` counts the pairs that one of the two lacks,
+        ``undefined`` those where the value of either is set by definition. "Holm" corrects over the columns of one
+        (table, model, metric). ``verdict``: ``better`` or ``worse`` if both corrected tests say so at 5 %, with a
+        question mark if only the bootstrap does, else ``same``; ``undefined`` if there are too few images for one.
+    """
+    runs = [run for run in runs if run.identity["dataset"] == table.dataset]
+    rows: list[dict[str, Any]] = []
+    for model in table.models:
+        for metric in table.metrics:
+            rows += _family(table, runs, model, metric, reference, resamples, seed)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _family(
+    table: Table,
+    runs: Sequence[Run],
+    model: str,
+    metric: str,
+    reference: Mapping[str, str],
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The comparisons that are corrected together."""
+    rows, summed = [], []
+    for column in table.columns:
+        against = _against(column, reference)
+        mine, theirs = runs_of(runs, model, column), runs_of(runs, model, against)
+        if (column.explainer, column.variant) == (against.explainer, against.variant) or not (mine and theirs):
+            continue
+        values, base = pair_values(mine, metric), pair_values(theirs, metric)
+        common = values.index.intersection(base.index)
+        differences = values[common] - base[common]
+        sums, counts = statistics.per_image(differences)
+        signs = statistics.sign_test(sums)
+        by_definition = set(common) & (_undefined(mine, metric) | _undefined(theirs, metric))
+        rows.append({
+            "dataset": table.dataset, "model": model, "metric": metric, "method": column.label,
+            "explainer": column.explainer, "variant": column.variant,
+            "against": f"{against.explainer}/{against.variant}", "images": len(sums), "pairs": len(common),
+            "unpaired": len(values.index.union(base.index)) - len(common), "undefined": len(by_definition),
+            "mean": values[common].mean(), "reference mean": base[common].mean(),
+            "standard error": statistics.paired_standard_error(sums, counts), "images higher": signs["higher"],
+            "images lower": signs["lower"], "images tied": signs["tied"], "sign p": signs["p"],
+        })  # fmt: skip
+        summed.append((sums, counts))
+    for row, found in zip(rows, statistics.paired_bootstrap(summed, resamples=resamples, seed=seed), strict=True):
+        row |= {"bootstrap p": found.pop("p"), **found}
+    for name in ("bootstrap p", "sign p"):
+        for row, corrected in zip(rows, statistics.holm([row[name] for row in rows]), strict=True):
+            row[f"{name} (Holm)"] = corrected
+    return [{**row, "verdict": _verdict(row)} for row in rows]
+
+
+def _against(column: Column, reference: Mapping[str, str]) -> Column:
+    explainer, _, variant = (column.against or "{explainer}/{variant}".format(**reference)).partition("/")
+    return Column(explainer, variant, "")
+
+
+def _undefined(runs: Iterable[Run], metric: str) -> set[tuple[str, int]]:
+    """Pairs whose value of a metric is set by definition, in any seed."""
+    return {
+        (image_id, target)
+        for run in runs
+        for image_id, target, names in zip(run.ok["image_id"], run.ok["target"], run.ok["undefined"], strict=True)
+        if isinstance(names, list) and metric in names
+    }
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if math.isnan(row["bootstrap p"]):
+        return "undefined"
+    if row["bootstrap p (Holm)"] >= LEVEL:
+        return "same"
+    better = (row["difference"] < 0) == (row["metric"] in LOWER_IS_BETTER)
+    return ("better" if better else "worse") + ("" if row["sign p (Holm)"] < LEVEL else "?")
+
+
+def order(table: Table) -> pd.DataFrame:
+    """Kendall's τ between the measured order of a table's methods and the published one, per model and metric.
+
+    A published method that several columns show counts with the first that was run.
+    """
+    rows = []
+    for model in table.models:
+        for metric in table.metrics:
+            measured: dict[str, float] = {}
+            published: dict[str, float] = {}
+            for column in table.columns:
+                cell = table.cell(model, metric, column)
+                if column.method and column.method not in measured and not math.isnan(cell["mean"]):
+                    measured[column.method], published[column.method] = cell["mean"], cell["published"]
+            found = statistics.order_agreement(measured, published)
+            rows.append({"dataset": table.dataset, "model": model, "metric": metric, **found})
+    return pd.DataFrame(rows)
+
+
+# writing ----------------------------------------------------------------------------------------------------------
+
+
+def write(
+    table: Table, definition: Mapping[str, Any], runs: Sequence[Run], results: Path, say: Callable[[str], Any] = print
+) -> list[Path]:
+    """A writer for :func:`sise.benchmark.tables.tabulate`."""
+    reference = definition.get("reference") or REFERENCE
+    compared = compare(table, runs, reference)
+    if definition.get("layout") == "differences":
+        text, stem = differences_to_markdown(table, compared, runs, reference), table.name
+        files = {f"{stem}.csv": _csv(compared), f"{stem}.md": text}
+        say(text)
+    else:
+        compared = compared[~compared["metric"].isin(COSTS)]
+        agreement = order(table).dropna(subset="tau")
+        agreement = agreement[~agreement["metric"].isin(COSTS)]
+        if compared.empty and agreement.empty:
+            return []
+        stem = f"{table.name}_statistics"
+        files = {
+            f"{stem}.csv": _csv(compared),
+            f"{stem}.md": statistics_to_markdown(table, compared, agreement, reference),
+        }
+        if len(agreement):
+            files[f"{table.name}_order.csv"] = _csv(agreement)
+    for name, text in files.items():
+        (results / name).write_text(text, encoding="utf-8")
+    say(f"-> {', '.join(str(results / name) for name in files)}\n")
+    return [results / name for name in files]
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+MARKS = {"better": " ▲", "better?": " △", "worse": " ▼", "worse?": " ▽", "same": "", "undefined": ""}
+
+
+def statistics_to_markdown(
+    table: Table, compared: pd.DataFrame, agreement: pd.DataFrame, reference: Mapping[str, str]
+) -> str:
+    """Differences with their intervals, a table per model, and the agreement of the orders below."""
+    parts = [f"# {table.title}: statistics"]
+    against = f"{reference['explainer']}/{reference['variant']}"
+    for model, of_model in compared.groupby("model", sort=False):
+        metrics = list(dict.fromkeys(of_model["metric"]))
+        lines = [
+            ["Method − " + against, *(_heading(m) for m in metrics), "pairs", "images"],
+            ["---", *["--:"] * (len(metrics) + 2)],
+        ]
+        for _, of_method in of_model.groupby("method", sort=False):
+            cells = of_method.set_index("metric", drop=False)
+            first = cells.iloc[0]
+            shown = [_interval(cells.loc[m]) if m in cells.index else "–" for m in metrics]
+            lines.append([first["method"], *shown, str(first["pairs"]), str(first["images"])])
+        parts += [f"## {LABELS.get(model, model)}", _table(lines)]
+    if len(agreement):
+        lines = [["Model", "Metric", "Kendall's τ", "p", "methods"], ["---", "---", "--:", "--:", "--:"]]
+        for row in agreement.itertuples():
+            lines.append(
+                [LABELS.get(row.model, row.model), _heading(row.metric), f"{row.tau:+.2f}", f"{row.p:.3f}", str(row.n)]
+            )
+        parts += ["## Order of the methods, measured and published", _table(lines)]
+    notes = [
+        f"Mean difference to {against} over the pairs both have, in percentage points, and its 95 % interval: "
+        f"{statistics.RESAMPLES} bootstrap resamples of images (seed 0), since pairs of one image are not independent.",
+        "▲ better, ▼ worse than the reference: bootstrap and exact sign test over images both at 5 % after Holm's "
+        "correction over the methods of a (model, metric); △ ▽: the bootstrap alone. Lower is better for Drop%.",
+        *_counts(compared),
+    ]
+    if len(agreement):
+        notes.append("τ: +1 = the published order of the methods, −1 = its reverse; exact p where nothing is tied.")
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def differences_to_markdown(
+    table: Table, compared: pd.DataFrame, runs: Sequence[Run], reference: Mapping[str, str]
+) -> str:
+    """One row per choice: what it scores, and the difference to the reference on the same pairs."""
+    runs = [run for run in runs if run.identity["dataset"] == table.dataset]
+    parts = [f"# {table.title}"]
+    for model, of_model in compared.groupby("model", sort=False):
+        metrics = [m for m in table.metrics if m in set(of_model["metric"])]
+        lines = [["Choice", *(_heading(m) for m in metrics), "pairs"], ["---", *["--:"] * (len(metrics) + 1)]]
+        for against, of_base in of_model.groupby("against", sort=False):
+            explainer, _, variant = str(against).partition("/")
+            base = runs_of(runs, model, Column(explainer, variant, ""))
+            values = {m: pair_values(base, m) for m in metrics}
+            lines.append([
+                f"**{base[0].identity['label']}, as the protocol has it**",
+                *(number(values[m].mean(), m) for m in metrics), str(max(map(len, values.values()))),
+            ])  # fmt: skip
+            for _, of_method in of_base.groupby("method", sort=False):
+                cells = of_method.set_index("metric", drop=False)
+                lines.append(
+                    [cells.iloc[0]["method"], *(_change(cells.loc[m]) for m in metrics), str(cells.iloc[0]["pairs"])]
+                )
+        parts += [f"## {LABELS.get(model, model)}", _table(lines)]
+    notes = [
+        "Cells: mean over pairs (difference to the protocol's default on the same pairs ± paired standard error, "
+        "images as clusters). Percent and percentage points. Forward passes are those "
+        "of an image, shared by its classes.",
+        "▲ better, ▼ worse: bootstrap over images and exact sign test both at 5 % after Holm's correction over the "
+        "rows of a (model, metric); △ ▽: the bootstrap alone. Lower is better for Drop%.",
+        *_counts(compared),
+    ]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def _interval(row: pd.Series) -> str:
+    if not row["pairs"]:
+        return "–"
+    text = f"{row['difference']:+.2f}"
+    if not math.isnan(row["low"]):
+        text += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return text + MARKS[row["verdict"]]
+
+
+def _change(row: pd.Series) -> str:
+    if not row["pairs"]:
+        return "–"
+    mark = "" if row["metric"] in COSTS else MARKS[row["verdict"]]
+    error = "" if math.isnan(row["standard error"]) else f" ± {number(row['standard error'], row['metric'])}"
+    return f"{number(row['mean'], row['metric'])} ({row['difference']:+.2f}{error}){mark}"
+
+
+def _counts(compared: pd.DataFrame) -> list[str]:
+    """What a reader must know of the pairs behind the comparisons."""
+    notes = []
+    for column, words in (
+        ("undefined", "Pairs with a value set by definition, kept"),
+        ("unpaired", "Pairs that one of the two lacks, left out"),
+    ):
+        most = compared[compared[column] > 0].groupby(["model", "method"], sort=False)[column].max()
+        told = []
+        for (model, n), methods in most.reset_index().groupby(["model", column], sort=False)["method"]:
+            named = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} of the methods"
+            told.append(f"{LABELS.get(model, model)} {n} ({named})")
+        if told:
+            notes.append(f"{words} (the most of any metric): {'; '.join(told)}.")
+    few = int((compared["verdict"] == "undefined").sum())
+    if few:
+        notes.append(
+            f"{few} comparisons without interval and mark: fewer than {statistics.FEWEST_IMAGES} images in common."
+        )
+    return notes
+
+
+def _heading(metric: str) -> str:
+    return LABELS.get(metric, metric)
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in line) + " |" for line in lines)

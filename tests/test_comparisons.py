@@ -1,0 +1,206 @@
+"""Comparisons of a table's methods on hand-made records."""
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from sise.benchmark import comparisons, plots, tables
+from sise.benchmark.records import RunFolder
+from sise.benchmark.tables import build, find_runs, tabulate
+from sise.types import SuiteError
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "results/published/published_results.csv"
+DEFINITIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs/table").glob("*.yaml"))}
+IMAGES = 12
+
+
+def make_run(outputs, explainer, values, *, metric="EBPG", variant="paper", seed=None, undefined=(), model="vgg16",
+             dataset="voc2007"):  # fmt: skip
+    """``values``: one per image, or one list per image."""
+    name = variant + (f"-seed{seed}" if seed is not None else "")
+    identity = {"dataset": dataset, "model": model, "explainer": explainer, "variant": name, "protocol": "paper",
+                "seed": seed, "label": explainer.upper(), "config": {}, "weights_hash": "abc", "budget_notes": [],
+                "expected_pairs": 2, "complete_dataset": True, "weights_official": True}  # fmt: skip
+    rest = {m: 0.5 for m in tables.METRICS}
+    with RunFolder(outputs / dataset / model / explainer / name, identity) as folder:
+        folder.append(
+            {"image_id": f"{i:02d}", "target": t, "class": "a", "status": "ok", **rest, metric: v, "seconds": 1.0,
+             "mask_fraction": 0.3, "undefined": [metric] if (i, t) in undefined else []}
+            for i, of_image in enumerate(values)
+            for t, v in enumerate(of_image if isinstance(of_image, list) else [of_image])
+        )  # fmt: skip
+
+
+def compared(outputs, name="sise_table1", **changes):
+    definition = {**DEFINITIONS[name], "models": ["vgg16"], **changes}
+    runs = find_runs(outputs)
+    table = build(definition, "voc2007", runs, pd.read_csv(PUBLISHED))
+    found = comparisons.compare(table, runs, definition.get("reference") or comparisons.REFERENCE)
+    return table, found.set_index(["metric", "method"], drop=False)
+
+
+def test_a_certain_effect_by_hand(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES)
+    make_run(tmp_path, "grad_cam", [0.4] * IMAGES)
+    make_run(tmp_path, "rise", [[0.7, 0.6]] * IMAGES, seed=0)
+    make_run(tmp_path, "rise", [[0.9, 0.6]] * IMAGES, seed=1)
+    _, found = compared(tmp_path)
+    row = found.loc["EBPG", "Grad-CAM"]
+    assert row["difference"] == row["low"] == row["high"] == pytest.approx(-10) and row["standard error"] < 1e-9
+    assert (row["images"], row["pairs"], row["unpaired"], row["verdict"]) == (12, 12, 0, "worse")
+    assert (row["images higher"], row["images lower"], row["images tied"]) == (0, 12, 0)
+    assert (row["mean"], row["reference mean"]) == (pytest.approx(40), pytest.approx(50))
+    assert row["bootstrap p"] == 2 / 10_001 and row["bootstrap p (Holm)"] == 2 * 2 / 10_001
+    assert row["sign p"] == pytest.approx(2 / 2**12) and row["sign p (Holm)"] == pytest.approx(4 / 2**12)
+    row = found.loc["EBPG", "RISE"]  # seeds are averaged first: 80 - 50; the second class has no partner
+    assert (row["difference"], row["pairs"], row["unpaired"]) == (pytest.approx(30), 12, 12)
+    assert row["verdict"] == "better"
+    assert found.loc["mIoU", "RISE"]["verdict"] == "same" and found.loc["mIoU", "RISE"]["bootstrap p"] == 1
+    assert "SISE" not in set(found["method"]) and len(found) == 2 * 5
+
+
+def test_lower_is_better_for_drop(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES, metric="Drop%")
+    make_run(tmp_path, "grad_cam", [0.4] * IMAGES, metric="Drop%")
+    _, found = compared(tmp_path)
+    assert found.loc["Drop%", "Grad-CAM"]["verdict"] == "better"
+
+
+def test_verdict_needs_both_tests(tmp_path):
+    # two images of twelve are far better, one is a little worse: the mean moves, the signs don't say so
+    make_run(tmp_path, "sise", [0.5] * IMAGES)
+    make_run(tmp_path, "grad_cam", [0.9] * 5 + [0.5] * 7)
+    _, found = compared(tmp_path)
+    row = found.loc["EBPG", "Grad-CAM"]
+    assert row["sign p"] == pytest.approx(2 / 2**5) and row["bootstrap p"] < 0.05 and row["verdict"] == "better?"
+
+
+def test_undefined_pairs_are_counted_once(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES, undefined={(0, 0), (1, 0)})
+    make_run(tmp_path, "grad_cam", [0.5] * IMAGES, undefined={(1, 0), (2, 0)})
+    _, found = compared(tmp_path)
+    assert found.loc["EBPG", "Grad-CAM"]["undefined"] == 3 and found.loc["mIoU", "Grad-CAM"]["undefined"] == 0
+    written(tmp_path)
+    text = (tmp_path / "r/sise_table1_statistics.md").read_text()
+    assert "set by definition, kept (the most of any metric): VGG16 3 (Grad-CAM)." in text
+
+
+def test_few_images_are_undefined(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * 3)
+    make_run(tmp_path, "grad_cam", [0.4] * 3)
+    _, found = compared(tmp_path)
+    row = found.loc["EBPG", "Grad-CAM"]
+    assert row["difference"] == pytest.approx(-10) and math.isnan(row["low"]) and row["verdict"] == "undefined"
+    written(tmp_path)
+    text = (tmp_path / "r/sise_table1_statistics.md").read_text()
+    assert "5 comparisons without interval and mark: fewer than 10 images" in text and "| -10.00 |" in text
+
+
+def test_no_common_pair_and_no_reference(tmp_path):
+    make_run(tmp_path, "grad_cam", [0.4] * IMAGES)
+    assert compared(tmp_path)[1].empty
+    make_run(tmp_path, "sise", [0.5])
+    _, found = compared(tmp_path)
+    row = found.loc["EBPG", "Grad-CAM"]
+    assert (row["pairs"], row["unpaired"]) == (1, 11)
+
+
+def test_order_of_methods(tmp_path):
+    # published: Grad-CAM 55.44, Grad-CAM++ 46.29, RISE 33.44, SISE 60.54
+    make_run(tmp_path, "grad_cam", [0.3] * IMAGES)
+    make_run(tmp_path, "grad_cam_pp", [0.2] * IMAGES)
+    make_run(tmp_path, "rise", [0.1] * IMAGES, seed=0)
+    make_run(tmp_path, "sise", [0.25] * IMAGES)
+    make_run(tmp_path, "sise", [0.9] * IMAGES, variant="authors")  # the published SISE counts once
+    make_run(tmp_path, "ada_sise", [0.9] * IMAGES)  # not in that paper
+    table, _ = compared(tmp_path)
+    found = comparisons.order(table).set_index("metric")
+    assert (found.loc["EBPG", "tau"], found.loc["EBPG", "n"]) == (pytest.approx(4 / 6), 4)
+    assert math.isnan(found.loc["mIoU", "tau"])  # all tied
+
+
+def written(outputs, **where):
+    files = tabulate(DEFINITIONS, outputs=outputs, results=outputs / "r", published=PUBLISHED,
+                     writers=[comparisons.write], say=lambda _: None, **where)  # fmt: skip
+    return [f for f in files if re.search("statistics|order|ablation|sensitivity", f.name)]
+
+
+def test_files_beside_every_table(tmp_path):
+    make_run(tmp_path, "sise", [0.5 + i / 100 for i in range(IMAGES)])
+    make_run(tmp_path, "grad_cam", [0.4] * IMAGES)
+    make_run(tmp_path, "grad_cam_pp", [0.45] * IMAGES)
+    files = written(tmp_path, table="sise_table1")
+    assert {f.name for f in files} == {
+        "sise_table1_statistics.csv", "sise_table1_statistics.md", "sise_table1_order.csv"}  # fmt: skip
+    text = (tmp_path / "r/sise_table1_statistics.md").read_text()
+    low, high = map(float, re.search(r"\| Grad-CAM \| -15\.50 \[(.*), (.*)\] ▼ \|", text).groups())
+    assert low == pytest.approx(-15.5 - 1.96, abs=0.2) and high == pytest.approx(-15.5 + 1.96, abs=0.2)
+    assert "| VGG16 | EBPG | +0.33 | 1.000 | 3 |" in text
+    again = {f: f.read_bytes() for f in files}
+    assert {f: f.read_bytes() for f in written(tmp_path, table="sise_table1")} == again
+
+
+def test_a_table_of_differences_is_made_once_there_is_one(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES)
+    assert not [f for f in written(tmp_path) if "ablation" in f.name]
+    with pytest.raises(SuiteError, match="no records for table=component_ablation"):
+        written(tmp_path, table="component_ablation")
+    make_run(tmp_path, "sise", [0.4] * IMAGES, variant="score-one")
+    make_run(tmp_path, "sise", [0.6] * IMAGES, variant="selection-random", seed=0)
+    make_run(tmp_path, "sise", [0.6] * IMAGES, variant="my-own")
+    files = written(tmp_path)
+    assert [f.name for f in files if "ablation" in f.name] == [
+        "component_ablation_voc2007.csv", "component_ablation_voc2007.md"]  # fmt: skip
+    text = (tmp_path / "r/component_ablation_voc2007.md").read_text()
+    assert "| **SISE, as the protocol has it** | 50.00 |" in text
+    assert "| every score 1, no masked pass | 40.00 (-10.00 ± 0.00) ▼ |" in text
+    assert "| as many feature maps, but random | 60.00 (+10.00 ± 0.00) ▲ |" in text
+    # Table 1 shows neither, but what no other table has a place for
+    table1 = (tmp_path / "r/sise_table1.md").read_text()
+    assert "score-one" not in table1 and "selection-random" not in table1 and "SISE (my-own)" in table1
+
+
+def test_a_column_can_be_compared_with_something_else(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES)
+    make_run(tmp_path, "rise", [0.2] * IMAGES, seed=0)
+    make_run(tmp_path, "rise", [0.3] * IMAGES, seed=0, variant="masks-twice")
+    make_run(tmp_path, "sise", [0.4] * IMAGES, variant="M5-black")
+    _, found = compared(tmp_path, "sensitivity")
+    assert found.loc["EBPG", "RISE: twice the masks"]["difference"] == pytest.approx(10)
+    assert found.loc["EBPG", "RISE: twice the masks"]["against"] == "rise/paper"
+    assert found.loc["EBPG", "M5 masked pixels: black (default zero)"]["difference"] == pytest.approx(-10)
+    written(tmp_path)
+    text = (tmp_path / "r/sensitivity_voc2007.md").read_text()
+    assert text.index("**SISE, as") < text.index("M5 masked") < text.index("**RISE, as") < text.index("twice the masks")
+    assert "M6" not in text  # was not run
+
+
+def test_table_6_and_its_plot(tmp_path):
+    for variant, value in {"paper": 0.6, "mu0.3": 0.5, "mu0.5": 0.4}.items():
+        make_run(tmp_path, "sise", [value] * IMAGES, variant=variant, model="resnet50")
+    definition = DEFINITIONS["sise_table6"]
+    runs = find_runs(tmp_path)
+    table = build(definition, "voc2007", runs, pd.read_csv(PUBLISHED))
+    figure = plots.threshold_ablation(table)
+    assert [a.get_title().split()[0] for a in figure.axes[:5]] == ["EBPG", "mIoU", "Bbox", "Drop%", "Increase%"]
+    measured, published = (figure.axes[0].lines[i] for i in (0, -1))
+    assert list(measured.get_xdata()) == [0, 0.3, 0.5, 0.75]
+    assert list(measured.get_ydata())[:3] == pytest.approx([60, 50, 40])
+    assert list(published.get_ydata()) == [66.08, 66.54, 65.84, 62.5]
+    (file,) = plots.plot(definition, outputs=tmp_path, results=tmp_path / "r", published=PUBLISHED)
+    assert file.name == "sise_fig12_voc2007.png" and file.stat().st_size > 10_000
+    with pytest.raises(SuiteError, match="experiment=sise_table6 dataset=shapes"):
+        plots.plot(definition, outputs=tmp_path, results=tmp_path / "r", published=PUBLISHED, dataset="shapes")
+    _, found = compared(tmp_path, "sise_table6", models=["resnet50"])
+    assert found.loc["EBPG", "μ = 0.5"]["difference"] == pytest.approx(-20)
+
+
+def test_one_threshold_is_no_plot(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES, model="resnet50")
+    with pytest.raises(SuiteError, match="fewer than two thresholds"):
+        plots.plot(DEFINITIONS["sise_table6"], outputs=tmp_path, results=tmp_path / "r", published=PUBLISHED)

@@ -1,0 +1,71 @@
+"""Dependencies point one way: scripts -> sise.benchmark -> {sise, baselines, metrics} -> sise.types -> torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METHOD = sorted((ROOT / "sise").glob("*.py"))
+PARTS = sorted((ROOT / "baselines").glob("*.py")) + sorted((ROOT / "metrics").glob("*.py"))
+OUTSIDE = {"torch", "numpy", "captum", "torchray", "scipy", "skimage"}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module a file imports anywhere in it, by its full name."""
+    names = set()
+    package = path.parent.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            module = (base + (node.module or "")).strip(".")
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_importing_the_method_loads_nothing_of_the_harness():
+    heavy = [
+        "hydra",
+        "omegaconf",
+        "pandas",
+        "torchray",
+        "torchvision",
+        "matplotlib",
+        "PIL",
+        "captum",
+        "pycocotools",
+    ]
+    heavy += ["sise.benchmark", "baselines", "metrics"]
+    code = f"import sys, sise; print(*[m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_files_are_found():
+    assert {"method.py", "probe.py"} <= {p.name for p in METHOD} and len(PARTS) > 5
+
+
+@pytest.mark.parametrize("path", METHOD, ids=lambda p: p.name)
+def test_the_method_knows_nothing_of_what_uses_it(path):
+    outside = {name for name in imported(path) if name.split(".")[0] not in sys.stdlib_module_names}
+    assert not {n for n in outside if n.startswith("sise.benchmark")}
+    roots = {name.split(".")[0] for name in outside}
+    if path.name == "types.py":
+        roots -= {"PIL"}  # for type checkers only
+    assert roots <= {"sise", "torch", "numpy", "skimage"}
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_baselines_and_metrics_know_nothing_of_the_harness(path):
+    outside = {name for name in imported(path) if name.split(".")[0] not in sys.stdlib_module_names}
+    assert not {n for n in outside if n.startswith("sise.benchmark")}
+    assert {name.split(".")[0] for name in outside} <= OUTSIDE | {"sise", path.parent.name}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sise" / "benchmark").rglob("*.py")), ids=lambda p: p.name)
+def test_the_harness_does_not_import_scripts(path):
+    assert not {n for n in imported(path) if n.split(".")[0] in {"scripts", "tests"}}

