@@ -7,7 +7,7 @@ RUN = $(VENV)/bin/python
 .PHONY: tables test install clean
 
 tables: install
-	$(RUN) scripts/evaluate.py experiment=sise_table1 limit=46
+	$(RUN) scripts/evaluate.py experiment=sise_table1 limit=44
 	$(RUN) scripts/evaluate.py experiment=photos
 	$(RUN) scripts/tabulate.py
 
