@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         outputs=cfg.outputs,
         results=cfg.results,
         published=ROOT / cfg.published,
-        dataset=cfg.dataset,
+        dataset=cfg.get("dataset") and cfg.dataset.name,
     )
     print("\n".join(f"-> {file}" for file in files))
 

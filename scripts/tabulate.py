@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         results=cfg.results,
         published=ROOT / cfg.published,
         table=chosen and chosen["name"],
-        dataset=cfg.dataset,
+        dataset=cfg.get("dataset") and cfg.dataset.name,
         controls=cfg.controls,
         writers=[comparisons.write],
     )

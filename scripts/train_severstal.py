@@ -27,9 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     paper, default = Settings(), "(default: %(default)s)"
     add = parser.add_argument
     add("--root", type=Path, default=Path("data/severstal"), help=f"folder of train.csv and train_images {default}")

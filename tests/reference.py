@@ -28,9 +28,7 @@ def in_double_precision(network: nn.Module) -> nn.Module:
     return network
 
 
-def run(
-    network: nn.Module, image: torch.Tensor, layers: list[str]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def run(network: nn.Module, image: torch.Tensor, layers: list[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(K,) scores before softmax and the (1, C, h, w) output A of each layer, with their graph."""
     network, outputs = in_double_precision(network), {}
 
@@ -66,9 +64,7 @@ def gradient_maps(network: nn.Module, image: torch.Tensor, layer: str, target: i
     return outputs[layer].grad[0].numpy()
 
 
-def gradient_scores(
-    network: nn.Module, image: torch.Tensor, layer: str, target: int, kind: str
-) -> np.ndarray:
+def gradient_scores(network: nn.Module, image: torch.Tensor, layer: str, target: int, kind: str) -> np.ndarray:
     """α_k, the sum over locations of ∂Ψ/∂A_k (S3 eq. 4)."""
     return np.array([gradient.sum() for gradient in gradient_maps(network, image, layer, target, kind)])
 

@@ -95,6 +95,13 @@ def test_table_6_covers_the_published_one():
     assert metrics == list(dict.fromkeys(published["metric"]))
 
 
+@pytest.mark.parametrize("name", ["tabulate", "plots"])
+def test_a_table_or_plot_can_be_had_of_one_dataset(name):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        assert compose(name).get("dataset") is None
+        assert compose(name, ["dataset=shapes"]).dataset.name == "shapes"
+
+
 @pytest.mark.parametrize("name", ["plots", "selection"])
 def test_the_scripts_configs_compose(name):
     with initialize_config_dir(CONFIGS, version_base="1.3"):

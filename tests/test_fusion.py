@@ -81,9 +81,7 @@ def test_hard_gate_is_strict_and_binary():
     assert set(open_gate(smooth_map(3), "otsu_hard").unique().tolist()) == {0.0, 1.0}
 
 
-@given(
-    st.lists(st.floats(0, 1, width=32), min_size=2, max_size=60), st.sampled_from(GATES), st.floats(0.1, 500)
-)
+@given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=60), st.sampled_from(GATES), st.floats(0.1, 500))
 @settings(max_examples=100, deadline=None)
 def test_gates_stay_in_the_unit_range_and_never_fall(values, kind, temperature):
     v = minmax(torch.tensor(values)[None])
@@ -122,9 +120,7 @@ def test_first_map_is_not_gated_and_order_matters():
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_cascade_equals_reference(kind, temperature, normalise, count):
     maps = [smooth_map(seed, power=1 + seed / 3).double() for seed in range(count)]
-    slowly = reference.fuse(
-        [m.numpy() for m in maps], SIZE, kind=kind, temperature=temperature, normalise=normalise
-    )
+    slowly = reference.fuse([m.numpy() for m in maps], SIZE, kind=kind, temperature=temperature, normalise=normalise)
     quickly = fuse(maps, gate=kind, temperature=temperature, normalise=normalise)
     np.testing.assert_allclose(quickly, slowly, rtol=0, atol=1e-10)
 

@@ -138,6 +138,4 @@ def test_sums_equal_brute_force(small, large):
     maps = random_maps(small)
     sums = upsampled_sums(maps.float(), large)
     assert sums.dtype == torch.float64
-    torch.testing.assert_close(
-        sums, by_brute_force(maps.float().double(), large).sum(dim=(1, 2)), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(sums, by_brute_force(maps.float().double(), large).sum(dim=(1, 2)), rtol=1e-9, atol=1e-9)

@@ -185,9 +185,7 @@ def test_layer_maps(build, size, mask, contribution, fill):
     probe = probe_of(build, size, fill=fill)
     for layer in build.LAYERS:
         selected = {
-            t: reference.select(
-                reference.gradient_scores(probe.network, probe.image, layer, t, "log_odds"), 0
-            )
+            t: reference.select(reference.gradient_scores(probe.network, probe.image, layer, t, "log_odds"), 0)
             for t in (0, 2)
         }
         chosen = torch.zeros(2, len(probe.feature_maps(layer)), dtype=torch.bool)
@@ -302,9 +300,7 @@ def test_ada_sise(rule, estimator, inclusive):
 )
 def test_switches_of_ada_sise(switches):
     probe = probe_of(Residual)
-    slow = reference.sise(
-        probe.network, probe.image, 2, list(Residual.LAYERS), rule="otsu_signed", **switches
-    )
+    slow = reference.sise(probe.network, probe.image, 2, list(Residual.LAYERS), rule="otsu_signed", **switches)
     assert_saliency_agrees(ada_sise(probe, [2], rule="otsu_signed", **switches)[0], slow)
 
 
@@ -313,9 +309,7 @@ def test_layers_can_be_named_and_their_order_matters():
     layers = ["layer2", "relu"]
     slow = reference.sise(probe.network, probe.image, 1, layers)
     assert_saliency_agrees(sise(probe, [1], layers=layers)[0], slow)
-    assert not torch.allclose(
-        sise(probe, [1], layers=layers), sise(probe, [1], layers=layers[::-1]), atol=1e-2
-    )
+    assert not torch.allclose(sise(probe, [1], layers=layers), sise(probe, [1], layers=layers[::-1]), atol=1e-2)
     alone = reference.sise(probe.network, probe.image, 1, ["layer1"])
     assert_maps_agree(sise(probe, [1], layers=["layer1"])[0], alone)
 
@@ -355,9 +349,7 @@ def with_dead_maps():
 def test_constant_maps_cost_no_pass_but_keep_their_place_in_the_thresholds():
     network, image = with_dead_maps(), picture()
     target = next(
-        t
-        for t in range(5)
-        if reference.gradient_scores(network, image, "block2.1", t, "log_odds")[[3, 7]].max() > 0
+        t for t in range(5) if reference.gradient_scores(network, image, "block2.1", t, "log_odds")[[3, 7]].max() > 0
     )
     alpha = reference.gradient_scores(network, image, "block2.1", target, "log_odds")
     with torch.no_grad():  # make the constant map's score the layer's largest
@@ -457,9 +449,7 @@ def union_of_selections(probe, targets, layers, mu=0.0):
         kept = set()
         for t in targets:
             kept |= set(
-                reference.select(
-                    reference.gradient_scores(probe.network, probe.image, layer, t, "log_odds"), mu
-                )
+                reference.select(reference.gradient_scores(probe.network, probe.image, layer, t, "log_odds"), mu)
             )
         count += len(kept & live)
     return count
@@ -520,9 +510,7 @@ def test_the_order_of_explainers_makes_no_difference():
                 assert_saliency_agrees(a, b.numpy())
 
 
-@pytest.mark.parametrize(
-    "options", [{"batch_size": 1}, {"batch_size": 5}, {"batch_size": 1000}, {"lossless": False}]
-)
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5}, {"batch_size": 1000}, {"lossless": False}])
 def test_batches_and_folding_make_no_difference(options):
     network = seeded(Residual())
     engine = Scorer(network, **options)
@@ -550,14 +538,10 @@ def test_explain():
     assert torch.equal(package.explain(network, image[0], 2), saliency)
     best = int(network(image).argmax())
     assert torch.equal(package.explain(network, image), package.explain(network, image, best))
-    named = package.explain(
-        network, image, 2, layers=Residual.LAYERS, explainer=functools.partial(sise, mu=0.3)
-    )
+    named = package.explain(network, image, 2, layers=Residual.LAYERS, explainer=functools.partial(sise, mu=0.3))
     assert_saliency_agrees(named, reference.sise(network, image, 2, list(Residual.LAYERS), mu=0.3))
     ada = package.explain(network, image, 2, layers=Residual.LAYERS, explainer=package.ada_sise)
-    assert_saliency_agrees(
-        ada, reference.sise(network, image, 2, list(Residual.LAYERS), rule="otsu_positive")
-    )
+    assert_saliency_agrees(ada, reference.sise(network, image, 2, list(Residual.LAYERS), rule="otsu_positive"))
 
 
 # ------------------------------------------------------------------------------------------------ mistakes

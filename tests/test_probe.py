@@ -75,9 +75,7 @@ def test_each_gradient_kind_can_be_asked_for_by_name():
 def test_log_odds_and_softmax_give_the_same_normalised_scores():
     probe = probe_of(Plain)
     for layer in Plain.LAYERS:
-        odds, soft = (
-            probe.gradient_scores(layer, 1, of=kind).double() for kind in ("log_odds", "softmax_f32")
-        )
+        odds, soft = (probe.gradient_scores(layer, 1, of=kind).double() for kind in ("log_odds", "softmax_f32"))
         torch.testing.assert_close(odds / odds.max(), soft / soft.max(), rtol=0, atol=1e-4)
         p = probe.confidence(1)
         torch.testing.assert_close(soft, odds * p * (1 - p), rtol=1e-3, atol=1e-7)
@@ -147,9 +145,7 @@ def test_gradients_inside_no_grad():
 @pytest.mark.parametrize("rule", MASK_RULES)
 @pytest.mark.parametrize("fill", [None, "colour", "picture"])
 def test_masked_scores(build, size, rule, fill):
-    fill = {"colour": torch.tensor([1.0, -2.0, 0.5])[None, :, None, None], "picture": picture(size, 7)}.get(
-        fill
-    )
+    fill = {"colour": torch.tensor([1.0, -2.0, 0.5])[None, :, None, None], "picture": picture(size, 7)}.get(fill)
     probe = probe_of(build, size, fill=fill)
     for layer in build.LAYERS:
         maps = reference.run(probe.network, probe.image, [layer])[1][layer][0].detach().numpy()
@@ -170,9 +166,7 @@ def test_masked_confidences(kind):
     probe = probe_of(Residual, confidence=kind)
     channels = torch.tensor([4, 1])
     expected = probe.to_confidence(probe.masked_scores("layer2", channels))[:, [5, 2]]
-    torch.testing.assert_close(
-        probe.masked_confidences("layer2", channels, [5, 2]), expected, rtol=1e-6, atol=1e-12
-    )
+    torch.testing.assert_close(probe.masked_confidences("layer2", channels, [5, 2]), expected, rtol=1e-6, atol=1e-12)
 
 
 def test_constant_map_has_equal_extrema():
@@ -192,11 +186,7 @@ def test_each_mask_is_forwarded_once():
     assert probe.forward_passes == 1 + 3
     again = probe.masked_scores("layer1", torch.tensor([7, 0, 2, 7]))
     assert probe.forward_passes == 1 + 4
-    assert (
-        torch.equal(again[0], first[2])
-        and torch.equal(again[2], first[0])
-        and torch.equal(again[3], again[0])
-    )
+    assert torch.equal(again[0], first[2]) and torch.equal(again[2], first[0]) and torch.equal(again[3], again[0])
     probe.masked_scores("layer1", torch.tensor([2]), "nearest")
     assert probe.forward_passes == 1 + 5
     probe.score_feature_maps({"layer1": torch.arange(12), "layer2": torch.arange(3)})
@@ -306,8 +296,7 @@ def fingerprint(network):
         "requires_grad": [p.requires_grad for p in network.parameters()],
         "grads": [p.grad is None for p in network.parameters()],
         "hooks": [
-            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-            for m in network.modules()
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in network.modules()
         ],
         "flags": (
             torch.backends.cuda.matmul.allow_tf32,

@@ -127,7 +127,9 @@ def test_the_score_cache_saves_every_masked_pass_and_changes_nothing(config, tmp
     _, (first,) = run(config("explainer=sise"))
     calls = []
     score = runner.Scorer.score
-    monkeypatch.setattr(runner.Scorer, "score", lambda self, s: calls.append(sum(len(x.maps) for x in s)) or score(self, s))
+    monkeypatch.setattr(
+        runner.Scorer, "score", lambda self, s: calls.append(sum(len(x.maps) for x in s)) or score(self, s)
+    )
     _, (again,) = run(config("explainer=sise", f"outputs={tmp_path}", "variant=again"))
     assert calls == []
     for pair, record in records(first).items():
@@ -172,7 +174,9 @@ def test_fill_is_what_masked_pixels_show(config, fill):
 
 
 def test_a_map_with_nan_fails_or_counts_as_zero(config, monkeypatch):
-    monkeypatch.setattr("baselines.uniform.uniform", lambda probe, targets: torch.full((len(targets), *probe.size), torch.nan))
+    monkeypatch.setattr(
+        "baselines.uniform.uniform", lambda probe, targets: torch.full((len(targets), *probe.size), torch.nan)
+    )
     failed, (cell,) = run(config("explainer=uniform", dataset={"broken": None}))
     assert failed == len(cell.folder.read()) and "NaN" in cell.folder.read()[0]["reason"]
     failed, (cell,) = run(config("explainer=uniform", "protocol.on_nan=zero", "variant=z", dataset={"broken": None}))

@@ -202,10 +202,7 @@ def fingerprint(network):
         [m.training for m in network.modules()],
         [p.requires_grad for p in network.parameters()],
         [p.grad for p in network.parameters()],
-        [
-            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-            for m in network.modules()
-        ],
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in network.modules()],
         [p.is_contiguous(memory_format=torch.contiguous_format) for p in network.parameters()],
         [p.data_ptr() for p in network.parameters()],
     )
@@ -316,9 +313,7 @@ def test_unknown_settings(arguments, words):
 
 
 @pytest.mark.parametrize("lossless", [True, False])
-@pytest.mark.parametrize(
-    "output", [lambda s: (s, s), lambda s: {"scores": s}, lambda s: s[:, 0], lambda s: s[:1]]
-)
+@pytest.mark.parametrize("output", [lambda s: (s, s), lambda s: {"scores": s}, lambda s: s[:, 0], lambda s: s[:1]])
 def test_networks_that_do_not_return_scores(output, lossless):
     class Wrapped(nn.Module):
         def __init__(self):
@@ -329,6 +324,4 @@ def test_networks_that_do_not_return_scores(output, lossless):
             return output(self.network(x))
 
     with pytest.raises(SuiteError, match=r"\(N, K\)"):
-        Scorer(Wrapped().eval(), lossless=lossless, batch_size=4).score(
-            [Segment(picture(), masks(4, (5, 7)))]
-        )
+        Scorer(Wrapped().eval(), lossless=lossless, batch_size=4).score([Segment(picture(), masks(4, (5, 7)))])

@@ -156,13 +156,12 @@ def test_the_processors_time_that_others_take_is_seen(monkeypatch):
     moments = iter([(0.0, 100.0, 10.0), (10.0, 112.0, 16.0)])  # 12 busy seconds, 6 of them ours
     monkeypatch.setattr(timing.Meanwhile, "_now", staticmethod(lambda: next(moments)))
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
-    with timing.Meanwhile() as meanwhile:
-        pass
-    assert meanwhile.others == pytest.approx(0.3) and "took 30 %" in meanwhile.note
+    assert timing.Meanwhile().others() == pytest.approx(0.3)
     monkeypatch.setattr(timing.Meanwhile, "_now", staticmethod(lambda: None))
-    with timing.Meanwhile() as meanwhile:
-        pass
-    assert meanwhile.note == ""
+    assert timing.Meanwhile().notes() == []
+    monkeypatch.undo()
+    (note,) = timing.Meanwhile().notes()
+    assert "% of the processors' time" in note
 
 
 def worker_actions(base):
@@ -368,7 +367,7 @@ def test_a_run_time_table_puts_measured_and_published_side_by_side():
     ready = {key: runtime_tables.Subjected(sise) for _, key in samples}
     ready["extremal_perturbation"] = runtime_tables.Subjected(sise, 11 / 800, "11 of 800 iterations")
     published = pd.read_csv(cfg.published)
-    report = runtime_tables.table_report("ada_sise_table1", samples, ready, published, cfg, torch.device("cpu"))
+    report = runtime_tables.table_report("ada_sise_table1", samples, ready, published, cfg, ["resnet50"])
     table = report.table.set_index("method")
     assert list(table["published (T4) s"]) == [78.37, 9.21, 6.29, 6.29]
     assert table.loc["Ada-SISE (text)", "/ SISE"] == "0.5" and table.loc["SISE", "seconds measured"] == 30.0

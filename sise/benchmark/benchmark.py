@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from omegaconf import DictConfig
@@ -15,7 +15,9 @@ from sise.types import SuiteError, choose
 
 log = logging.getLogger(__name__)
 
-PARTS: dict[str, Callable[[DictConfig, torch.device], list[Report]]] = {
+PROCESSOR_TIME = "Seconds are processor time of one thread, since the machine was not idle."
+
+PARTS: dict[str, Callable[[DictConfig, torch.device], Iterator[list[Report]]]] = {
     "engine": engine_benchmark.engine,
     "precision": engine_benchmark.precision,
     "sharing": sharing_benchmark.sharing,
@@ -42,14 +44,16 @@ def run(cfg: DictConfig) -> list[Report]:
     reports = []
     for measure in dict.fromkeys(PARTS[part] for part in cfg.parts):  # the run-time tables are measured together
         begun = time.perf_counter()
-        with Meanwhile() as meanwhile:
-            found = measure(cfg, device)
+        found: list[Report] = []
+        meanwhile = Meanwhile()
+        for found in measure(cfg, device):  # what is there after each network, so that an interruption keeps it
+            for report in found:
+                if cfg.clock == "processor":
+                    report.notes = [*report.notes, PROCESSOR_TIME]
+                report.notes = [*report.notes, *meanwhile.notes()]
+                report.write(cfg.results, cfg.outputs, device)
         for report in found:
-            if cfg.clock == "processor":
-                report.notes.append("Seconds are processor time of one thread, since the machine was not idle.")
-            report.notes += [meanwhile.note] if meanwhile.note else []
-            file = report.write(cfg.results, cfg.outputs, device)
-            print(f"\n{report.to_text()}\n-> {file}", flush=True)
-            reports.append(report)
+            print(f"\n{report.to_text()}", flush=True)
+        reports += found
         log.info("took %.1f min", (time.perf_counter() - begun) / 60)
     return reports

@@ -119,7 +119,7 @@ def python(required: str | None = None) -> Finding:
     have = ".".join(map(str, sys.version_info[:3]))
     if SpecifierSet(required).contains(have, prereleases=True):
         return Finding("python", "ok", f"{have} (needs {required or 'any'})")
-    return Finding("python", "broken", f"{have}, needs {required}", "install such a Python and run make PYTHON=python3.x")
+    return Finding("python", "broken", f"{have}, needs {required}", "install such a Python; make PYTHON=python3.x")
 
 
 def packages(dependencies: Sequence[str] | None = None) -> Iterator[Finding]:
@@ -198,8 +198,8 @@ def room(outputs: Path, *, disk: int | None = None, memory: int | None = None) -
     if disk < 0.1 * GIB:
         yield Finding("disk", "broken", what, "the embedded tables need 0.1 GiB: free some, or outputs=<folder>")
     elif disk < 5 * GIB:
-        yield Finding("disk", "warning", what, "the papers' tables keep about 5 GiB of scores and records (engine.cache"
-                      "=false keeps them small); free some, or outputs=<folder>")  # fmt: skip
+        yield Finding("disk", "warning", what, "the cache of scores grows to about 1 GiB on VOC, 10 on COCO "
+                      "(engine.cache=false does without); free some, or outputs=<folder>")  # fmt: skip
     else:
         yield Finding("disk", "ok", what)
     memory = _available_memory() if memory is None else memory
@@ -232,7 +232,8 @@ def device() -> Finding:
     if torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
         count = torch.cuda.device_count()
-        tf32 = f"TF32: matmul {_on(torch.backends.cuda.matmul.allow_tf32)}, cudnn {_on(torch.backends.cudnn.allow_tf32)}"
+        matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        tf32 = f"TF32: matmul {'on' if matmul else 'off'}, cudnn {'on' if cudnn else 'off'}"
         return Finding(
             "gpu", "ok", f"{facts.name}{f' and {count - 1} more' if count > 1 else ''}, "
             f"{facts.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}, driver {driver or 'unknown'}; {tf32} (the "
@@ -244,10 +245,6 @@ def device() -> Finding:
                        "install torch for this driver's CUDA (pytorch.org, Get Started)")  # fmt: skip
     return Finding("gpu", "missing", f"none; {cpu}", "fine for the embedded tables; the papers' take days on a CPU: "
                    "`evaluate.py estimate=true` measures how many")  # fmt: skip
-
-
-def _on(flag: bool) -> str:
-    return "on" if flag else "off"
 
 
 def compiler(wanted: bool = False) -> Finding:
@@ -279,8 +276,8 @@ def data(cfg: DictConfig) -> Iterator[Finding]:
         loader = OmegaConf.load(ROOT / "configs" / "dataset" / f"{name}.yaml")
         loader.root = str(_root(cfg, name))
         node = OmegaConf.create({"dataset": loader}).dataset.loader
-        yield _counted(name, lambda node=node: instantiate(node, verify=False),
-                       f"set roots.{name}=<folder>; partial data run, but no table of it counts as reproduced")  # fmt: skip
+        advice = f"set roots.{name}=<folder>; partial data run, but no table of it counts as reproduced"
+        yield _counted(name, lambda node=node: instantiate(node, verify=False), advice)
     yield _severstal(_root(cfg, "severstal"))
 
 
@@ -350,7 +347,8 @@ def weights(cfg: DictConfig) -> Iterator[Finding]:
     if trained.is_file():
         yield Finding("severstal network", "ok", f"{trained}, trained here")
     else:
-        yield Finding("severstal network", "missing", f"no {trained}", "python scripts/train_severstal.py --root <folder>")
+        how = "python scripts/train_severstal.py --root <folder of train.csv>"
+        yield Finding("severstal network", "missing", f"no {trained}", how)
 
 
 def licences() -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -47,6 +47,24 @@ GOALS = {("resnet50", "fp32"): 0.45, ("vgg16", "fp32"): 0.70, ("resnet50", "bf16
 """Time of a masked pass on a CPU over that of a plain eager fp32 one, at most."""
 GOAL_MICROSECONDS, GOAL_WHOLE, GOAL_LAYER_MAP, GOAL_AFTER = 150.0, 1.03, 1e-5, 0.005
 THRESHOLDS = (0.1, 0.2, 0.3, 0.5, 0.75)
+PASSES_NOTE = (
+    "Plain eager: network(image * mask), fp32, batch by batch, the masks made beforehand. Everything else makes its "
+    "masks itself. Allocator: default, or kept = freed memory is kept (engine.malloc, set by the scripts)."
+)
+WHOLE_NOTE = (
+    "SISE whole over its passes: on a CPU, all its time over the time spent inside the network; on a GPU, all its time "
+    "over as many full batches through the same runner, in turns."
+)
+NULL_NOTE = (
+    "Everything but the passes: SISE with the real network's feature maps and gradients, whose masked passes go "
+    "through a network that only takes means (its own time is included, and given below it)."
+)
+AFTER_NOTE = "One class, one image, all of SISE's masks forwarded before; share = time over SISE's time."
+DRIFT_NOTES = (
+    "Top 15 %: share of all pixels that enter or leave the salient 15 %. Fused maps can jump at single pixels, because "
+    "the Otsu gates are discontinuous: hence a share of pixels, not a largest difference.",
+    "Time: one run per image, not the engine's ratio (part engine). The maps use the hard gate (protocol paper).",
+)
 PLAIN, SMALL = "plain eager", "plain eager, batch 8"
 
 
@@ -273,7 +291,7 @@ def phases(
 # ---------------------------------------------------------------------- the part "engine"
 
 
-def engine(cfg: DictConfig, device: torch.device) -> list[Report]:
+def engine(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """Times of every runner against plain eager passes, the overhead, and what comes free after SISE."""
     compiler = bool(os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++", "c++"))))
     compile = bool(cfg.compile) and (compiler or device.type == "cuda")
@@ -317,29 +335,19 @@ def engine(cfg: DictConfig, device: torch.device) -> list[Report]:
             "null": {k: [m.result for m in v] for k, v in null.items()},
             "sise": {k: [m.result for m in v] for k, v in whole.items()},
         }
-    batch = cfg.batch_size or (64 if device.type == "cuda" else 32)
-    engine_notes = [
-        f"{cfg.rounds} rounds over the same {cfg.masks} masks of all layers, 224 x 224, batches of {batch}; a ratio is "
-        "that of two times of one round, and the median over rounds is given.",
-        "Plain eager: network(image * mask), fp32, batch by batch, the masks made beforehand. Everything else makes "
-        "its masks itself. Allocator: default, or kept = freed memory is kept (engine.malloc, set by the scripts).",
-        *notes,
-    ]
-    whole_note = (
-        "SISE whole over its passes: on a CPU, all its time over the time spent inside the network; on a GPU, all its "
-        "time over as many full batches through the same runner, in turns."
-    )
-    null_note = (
-        "Everything but the passes: SISE with the real network's feature maps and gradients, whose masked passes go "
-        "through a network that only takes means (its own time is included, and given below it)."
-    )
-    after_note = "One class, one image, all of SISE's masks forwarded before; share = time over SISE's time."
-    title = "The engine: everything but the passes"
-    return [
-        Report("engine", "The engine: time of a masked pass", pd.DataFrame(passes), engine_notes, samples),
-        Report("overhead", title, pd.DataFrame(overhead), [null_note, whole_note, *notes]),
-        Report("after_sise", "After SISE on the same probe", pd.DataFrame(after), [after_note, *notes]),
-    ]
+        batch = cfg.batch_size or (64 if device.type == "cuda" else 32)
+        engine_notes = [
+            f"{cfg.rounds} rounds over the same {cfg.masks} masks of all layers, 224 x 224, batches of {batch}; a "
+            "ratio is that of two times of one round, and the median over rounds is given.",
+            PASSES_NOTE,
+            *notes,
+        ]
+        title = "The engine: everything but the passes"
+        yield [
+            Report("engine", "The engine: time of a masked pass", pd.DataFrame(passes), engine_notes, samples),
+            Report("overhead", title, pd.DataFrame(overhead), [NULL_NOTE, WHOLE_NOTE, *notes]),
+            Report("after_sise", "After SISE on the same probe", pd.DataFrame(after), [AFTER_NOTE, *notes]),
+        ]
 
 
 def measure_runners(
@@ -460,7 +468,7 @@ def whole_rows(network: str, whole: Mapping[str, Sequence[Measurement]]) -> tupl
 # ---------------------------------------------------------------------- the part "precision"
 
 
-def precision(cfg: DictConfig, device: torch.device) -> list[Report]:
+def precision(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """What lower precisions change: scores, layer maps, fused maps and the cells of a table."""
     kinds = ["fp32 lossless", *(["tf32"] if device.type == "cuda" else []), "fp16", "bf16"]
     drift, cells_table, samples = [], [], {}
@@ -513,17 +521,12 @@ def precision(cfg: DictConfig, device: torch.device) -> list[Report]:
                 row[metric] = f"{100 * means[metric]:.3f}"
                 row[f"{metric} change"] = "" if kind == "plain" else f"{100 * (means[metric] - base[metric]):+.3f}"
             cells_table.append(row)
-        samples[network] = {k: v for k, v in found.items()}
-    drift_notes = [
-        *notes,
-        "Top 15 %: share of all pixels that enter or leave the salient 15 %. Fused maps can jump at single pixels, "
-        "because the Otsu gates are discontinuous: hence a share of pixels, not a largest difference.",
-        "Time: one run per image, not the engine's ratio (part engine). The maps use the hard gate (protocol paper).",
-    ]
-    return [
-        Report("precision", "Drift of the masked passes' precision", pd.DataFrame(drift), drift_notes, samples),
-        Report("precision_cells", "Table cells (%) and their change in points", pd.DataFrame(cells_table), notes),
-    ]  # fmt: skip
+        samples[network] = dict(found)
+        title = "Drift of the masked passes' precision"
+        yield [
+            Report("precision", title, pd.DataFrame(drift), [*notes, *DRIFT_NOTES], samples),
+            Report("precision_cells", "Table cells (%) and their change in points", pd.DataFrame(cells_table), notes),
+        ]
 
 
 def explain_in(

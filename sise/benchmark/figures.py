@@ -563,7 +563,7 @@ def _sanity_sheet(
         len(rivals),
         cell=104,
         caption_lines=1,
-        first=150,
+        first=180,
         footer=f"{_footer(cells)} · image {image_id}, {name} · ρ: rank correlation to the trained network's map",
     )
     for row, cell in enumerate(rivals):
@@ -578,6 +578,8 @@ def _sanity_sheet(
             star = "*" if values["undefined"] else ""
             caption = "" if stage == TRAINED else f"ρ {values['spearman']:.2f}{star}"
             outline(rows.picture(row, column, overlay(shown["picture"], saliency), [caption]), shown["mask"])
+    if first["undefined"].any():
+        rows.note("* set by definition: a map is constant")
     path = _path(cfg, cells)
     return rows.save(path.with_name(path.name.replace("sanity_", "sanity_maps_", 1)), cfg.kilobytes)
 
@@ -602,7 +604,7 @@ def _sanity_plot(cfg: DictConfig, cells: Sequence[Cell], table: pd.DataFrame) ->
     labels = list(dict.fromkeys(table["explainer"]))
     apart = [s for s in (UNTRAINED, OTHER) if s in set(table["stage"])]
     joined = [s for s in dict.fromkeys(table["stage"]) if s not in apart]
-    width, height, plot_width, plot_height = 1240, 470, 440, 300
+    width, height, plot_width, plot_height = 1270, 470, 440, 300
     sheet = Sheet(width, height)
     title = f"Similarity to the trained network's map: {_subject(cells[0])}"
     sheet.text(60, 20, title, size=11, align="left", bold=True)
@@ -634,9 +636,7 @@ def _sanity_plot(cfg: DictConfig, cells: Sequence[Cell], table: pd.DataFrame) ->
         axes.tick_params(axis="y", labelsize=8, colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
     corner = (1055 / width, 1 - 66 / height)
-    sheet.figure.legend(
-        handles.values(), handles, loc="upper left", bbox_to_anchor=corner, fontsize=9, frameon=False
-    )
+    sheet.figure.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=corner, fontsize=9, frameon=False)
     note = f"mean of {int(table['n'].max())} images ± standard error · weights and biases randomised from the "
     note += "classifier down, cumulatively"
     sheet.text(60, height - 18, note, size=8, align="left", colour=PALE)

@@ -263,9 +263,7 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
     return failed
 
 
-def _record(
-    cell: Cell, sample: Sample, probe: Probe, target: int, saliency: Tensor, costs: dict[str, Any]
-) -> Record:
+def _record(cell: Cell, sample: Sample, probe: Probe, target: int, saliency: Tensor, costs: dict[str, Any]) -> Record:
     output = cell.outputs[cell.dataset.classes[target]]
     mask = probe.ground_truth[output]
     localization, faithfulness = cell.metrics

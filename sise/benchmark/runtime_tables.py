@@ -7,7 +7,7 @@ Parts ``table7`` and ``table6`` (SISE), ``ada_sise_table1`` and ``phases`` (Ada-
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ from sise.probe import Probe
 from sise.scoring import Scorer
 from sise.types import Explainer
 
+PHASES_NOTE = (
+    "Extraction: the pass that gives the feature maps. Selection: the backward pass, the thresholds, and the extrema "
+    "of the maps. Scoring: the masked passes. Combination: their weighted sums, a visualization map per layer. Fusion: "
+    "the cascade of Otsu gates."
+)
 BUDGETS = {"rise": "n_masks", "extremal_perturbation": "max_iter"}
 """Hyperparameters that are a number of passes."""
 UNITS = {"n_masks": "masks", "max_iter": "iterations"}
@@ -101,12 +106,13 @@ class Subjected:
     budget: str = ""
 
 
-def run_times(cfg: DictConfig, device: torch.device) -> list[Report]:
+def run_times(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """The chosen tables of :data:`TABLES`, from one run: rows that several of them show are measured once."""
     chosen = [name for name in cfg.parts if name in TABLES]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     ready: dict[str, Subjected] = {}
-    for network in cfg.networks:
+    published = pd.read_csv(Path(cfg.published))
+    for number, network in enumerate(cfg.networks, 1):
         rows = [row for name in chosen if network in TABLES[name][2] for row in TABLES[name][3]]
         explainers = {_key(row): row for row in rows}
         if explainers:
@@ -114,8 +120,7 @@ def run_times(cfg: DictConfig, device: torch.device) -> list[Report]:
             of = subject(network, device, width=cfg.width)
             measured = measure_alone(of, {key: ready[key] for key in explainers}, cfg.tables, LABELS[network])
             found |= {(network, key): samples for key, samples in measured.items()}
-    published = pd.read_csv(Path(cfg.published))
-    return [table_report(name, found, ready, published, cfg, device) for name in chosen]
+        yield [table_report(n, found, ready, published, cfg, cfg.networks[:number]) for n in chosen]
 
 
 def _key(row: Row) -> str:
@@ -189,13 +194,13 @@ def table_report(
     ready: Mapping[str, Subjected],
     published: pd.DataFrame,
     cfg: DictConfig,
-    device: torch.device,
+    measured: Sequence[str],
 ) -> Report:
     """One table: measured beside published, each also over SISE's time."""
     source, title, networks, rows = TABLES[name]
     lines = []
     for network in networks:
-        if network not in cfg.networks:
+        if network not in measured:
             continue
         base = _seconds(found[network, "sise"], ready["sise"]) if (network, "sise") in found else None
         reference = published_seconds(published, source, network, "SISE" if name != "table6" else "SISE mu=0")
@@ -260,7 +265,7 @@ def published_seconds(published: pd.DataFrame, table: str, network: str, method:
 # ---------------------------------------------------------------------- Fig. 4
 
 
-def phases(cfg: DictConfig, device: torch.device) -> list[Report]:
+def phases(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """Ada-SISE, Fig. 4: where the time of SISE and Ada-SISE goes, phase by phase."""
     thresholds: dict[str, Callable] = {
         "SISE": lambda scores: 0.0,
@@ -289,10 +294,5 @@ def phases(cfg: DictConfig, device: torch.device) -> list[Report]:
                 row[f"{phase} (s)"] = quartiles(m.result["phases"][phase] for m in some)[0]
             row["scoring's share (%)"] = 100 * row["scoring (s)"] / whole
             rows.append(row)
-    notes = [
-        RANDOM_WEIGHTS,
-        f"{cfg.phases.rounds} runs of one image and class in turns, medians. Extraction: the pass that gives the "
-        "feature maps. Selection: the backward pass, the thresholds, and the extrema of the maps. Scoring: the masked "
-        "passes. Combination: their weighted sums, a visualization map per layer. Fusion: the cascade of Otsu gates.",
-    ]
-    return [Report("phases", "Ada-SISE Fig. 4: time per phase", pd.DataFrame(rows), notes, samples)]
+        notes = [RANDOM_WEIGHTS, f"{cfg.phases.rounds} runs of one image and class in turns, medians. {PHASES_NOTE}"]
+        yield [Report("phases", "Ada-SISE Fig. 4: time per phase", pd.DataFrame(rows), notes, samples)]

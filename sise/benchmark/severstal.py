@@ -376,9 +376,7 @@ class Severstal(_Samples):
         counts, test = self.counts(), self.counts("test")
         gaps = [
             f"class {c}: {got} tiles ({got_test} test), published {want} ({want_test})"
-            for c, (got, got_test, want, want_test) in enumerate(
-                zip(counts, test, TABLE_3, TABLE_3_TEST, strict=True)
-            )
+            for c, (got, got_test, want, want_test) in enumerate(zip(counts, test, TABLE_3, TABLE_3_TEST, strict=True))
             if (got, got_test) != (want, want_test)
         ]
         if self.subset == "evaluation" and len(self.ids) != EVALUATION:

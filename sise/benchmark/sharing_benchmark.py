@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -44,7 +44,7 @@ OURS = "this suite"
 # ---------------------------------------------------------------------- sharing
 
 
-def sharing(cfg: DictConfig, device: torch.device) -> list[Report]:
+def sharing(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """Passes counted exactly: over classes, over explainers, over a whole table."""
     rows, table, samples = [], [], {}
     for network in cfg.networks:
@@ -71,17 +71,17 @@ def sharing(cfg: DictConfig, device: torch.device) -> list[Report]:
         ]
         samples[f"{network}, table"] = found
         table += table_rows(LABELS[network], len(cells), found)
-    data = f"Trained narrow networks on {cfg.dataset}; passes are images through the network, counted exactly."
-    note = (
-        f"{cfg.sharing.table_images} images of two classes, maps only, without the metrics' passes; budgets of RISE "
-        "and Extremal Perturbation are those of the dataset's config."
-    )
-    title = "No pass twice: SISE's classes and what draws on its passes"
-    other = f"No pass twice: every map of experiment={cfg.experiment}"
-    return [
-        Report("sharing", title, pd.DataFrame(rows), [data], samples),
-        Report("sharing_table", other, pd.DataFrame(table), [data, note], samples),
-    ]
+        data = f"Trained narrow networks on {cfg.dataset}; passes are images through the network, counted exactly."
+        note = (
+            f"{cfg.sharing.table_images} images of two classes, maps only, without the metrics' passes; budgets of "
+            "RISE and Extremal Perturbation are those of the dataset's config."
+        )
+        title = "No pass twice: SISE's classes and what draws on its passes"
+        other = f"No pass twice: every map of experiment={cfg.experiment}"
+        yield [
+            Report("sharing", title, pd.DataFrame(rows), [data], samples),
+            Report("sharing_table", other, pd.DataFrame(table), [data, note], samples),
+        ]
 
 
 def _fresh(cell: runner.Cell, scorer: Scorer, device: torch.device, sample: Any) -> Probe:
@@ -331,7 +331,7 @@ def peer_actions(
     return {n: a for n, a in actions.items() if not any(n.split(" | ")[1].startswith(peer) for peer in absent)}
 
 
-def peers(cfg: DictConfig, device: torch.device) -> list[Report]:
+def peers(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """Score-CAM, RISE and Extremal Perturbation by others and by this suite: same network, image, masks and run."""
     rows, samples = [], {}
     notes = [
@@ -364,7 +364,7 @@ def peers(cfg: DictConfig, device: torch.device) -> list[Report]:
         rows += peer_rows(LABELS[network], measured)
         notes += [note for note in broken if note not in notes]
         samples[network] = {" | ".join(k): [m.seconds for m in v] for k, v in measured.items()}
-    return [Report("peers", "Other implementations", pd.DataFrame(rows), notes, samples)]
+        yield [Report("peers", "Other implementations", pd.DataFrame(rows), notes, samples)]
 
 
 def peer_rows(label: str, measured: Mapping[tuple[str, str], Sequence[Measurement]]) -> list[dict[str, Any]]:

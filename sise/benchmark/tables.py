@@ -376,6 +376,7 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         devices = sorted({device for run in used for device in run.devices})
         notes.append(f"Seconds measured on: {', '.join(devices) or 'unknown'}.")
 
+    partial: dict[tuple[str, str], list[str]] = {}
     for (model, column), group in shown.items():
         who = f"{_label(model)}, {column.label}"
         cells = {metric: table.cell(model, metric, column) for metric in table.metrics}
@@ -386,7 +387,7 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         short = {int(run.identity.get("seed") or 0): len(run.ok) for run in group if len(run.ok) != expected}
         if short:
             done = ", ".join((f"seed {s}: " if len(group) > 1 else "") + f"{n} of {expected}" for s, n in short.items())
-            notes.append(f"{who}: pairs with a result: {done}.")
+            partial.setdefault((_label(model), done), []).append(column.label)
         failed = pd.concat([run.failed for run in group])
         if len(failed):
             reason = without_folders(failed["reason"].iloc[0])
@@ -398,6 +399,9 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         if len(group) > 1:
             spread = [f"{metric} {cell['seed s.d.']:.2f}" for metric, cell in cells.items()]
             notes.append(f"{who}: mean of {len(group)} seeds; s.d. across seeds: {', '.join(spread)}.")
+    for (model, done), columns in partial.items():
+        whose = "every column" if len(columns) == sum(_label(m) == model for m, _ in shown) else ", ".join(columns)
+        notes.append(f"{model}, {whose}: pairs with a result: {done}.")
     for model in table.models:
         notes += _unequal_pairs(model, {c: g for (m, c), g in shown.items() if m == model})
         notes += _arithmetic(table, model, {c: g for (m, c), g in shown.items() if m == model})

@@ -219,32 +219,30 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
     return f"{low:.{digits}g} to {high:.{digits}g}"
 
 
-class Meanwhile(AbstractContextManager):
-    """Watches how much of the machine's processor time others take (Linux; elsewhere it knows nothing).
+class Meanwhile:
+    """Watches from its making on how much of the machine's processor time others take (Linux only)."""
 
-    Attributes:
-        others: Share of all processors' time that other processes took; NaN where unknown.
-    """
-
-    others = math.nan
-
-    def __enter__(self) -> Meanwhile:
+    def __init__(self) -> None:
         self._before = self._now()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        before, after = self._before, self._now()
-        if before and after:
-            wall, busy, own = (b - a for a, b in zip(before, after, strict=True))
-            self.others = max(0.0, (busy - own) / (wall * (os.cpu_count() or 1)))
+    def others(self) -> float:
+        """Share of all processors' time that other processes took so far; NaN where that is unknown.
 
-    @property
-    def note(self) -> str:
-        """A line for a report; empty if nothing is known."""
-        if math.isnan(self.others):
-            return ""
-        warning = "; figures are less certain for it" if self.others > 0.05 else ""
-        return f"Meanwhile other processes took {100 * self.others:.0f} % of the processors' time{warning}."
+        A child process counts as other until it has ended.
+        """
+        now = self._now()
+        if not self._before or not now:
+            return math.nan
+        wall, busy, own = (b - a for a, b in zip(self._before, now, strict=True))
+        return max(0.0, (busy - own) / (wall * (os.cpu_count() or 1)))
+
+    def notes(self) -> list[str]:
+        """A line for a report; none if nothing is known."""
+        others = self.others()
+        if math.isnan(others):
+            return []
+        warning = "; figures are less certain for it" if others > 0.05 else ""
+        return [f"Meanwhile other processes took {100 * others:.0f} % of the processors' time{warning}."]
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:

@@ -1,0 +1,473 @@
+"""Preflight and audits: findings on fabricated machines, hits and points by hand, TorchRay as the witness."""
+
+import importlib.resources
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from torch import nn
+
+from sise.benchmark import audits, doctor, models
+from sise.benchmark.audits import accuracy_grid, centre_game, difficult_flags, pointing_hit, top_hits
+from sise.benchmark.datasets import COCO2014, VOC2007, VOC_CLASSES
+from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
+from sise.types import Sample, SuiteError
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        yield
+
+
+def settings(tmp_path, *overrides):
+    """configs/doctor.yaml with nothing of this machine's data."""
+    nowhere = [f"roots.{name}={tmp_path}/no/{name}" for name in ("voc2007", "coco2014", "severstal")]
+    places = [f"outputs={tmp_path}/outputs", f"results={tmp_path}/results", "device=cpu"]
+    return compose("doctor", [*nowhere, *places, *overrides])
+
+
+def write_voc(root, objects, size=(120, 80)):
+    """A VOC tree of ``{image id: [(class, (xmin, ymin, xmax, ymax), difficult), ...]}``; size (width, height)."""
+    folder = root / "VOCdevkit" / "VOC2007"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for image_id, found in objects.items():
+        text = f"<filename>{image_id}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        for name, box, difficult in found:
+            corners = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            text += f"<object><name>{name}</name><difficult>{difficult:d}</difficult>"
+            text += f"<bndbox>{corners}</bndbox></object>"
+        (folder / "Annotations" / f"{image_id}.xml").write_text(f"<annotation>{text}</annotation>")
+        Image.new("RGB", size).save(folder / "JPEGImages" / f"{image_id}.jpg")
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("".join(f"{i}\n" for i in objects))
+    return root
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+class TestChecks:
+    def test_the_embedded_default_is_ready_without_any_data(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        monkeypatch.setattr(doctor, "_available_memory", lambda: 8 * 2**30)
+        assert doctor.run(settings(tmp_path), [])
+        out = capsys.readouterr().out
+        lines = [line for line in out.splitlines() if line and not line.startswith(" ")]
+        states = {line.split()[0] for line in lines[:-1]}
+        assert states <= set(doctor.STATES) - {"broken"} and "ready for the embedded default" in lines[-1]
+        for topic in ("voc2007", "coco2014", "severstal", "torchray_voc", "torchray_coco"):
+            assert any(line.startswith("missing") and f"{topic}:" in line for line in lines), topic
+        assert "roots.voc2007=<folder>" in out and "CC BY-NC 4.0" in out and "fbaipublicfiles" in out
+        assert out.count("of the shapes, 20 scores") == 2
+
+    def test_required_data_is_an_error(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(doctor, "check", lambda cfg: iter([
+            doctor.Finding("voc2007", "missing", "none"), doctor.Finding("gpu", "ok", "one"),
+            doctor.Finding("coco2014", "warning", "half")]))  # fmt: skip
+        assert doctor.run(settings(tmp_path, "require=[gpu]"), [])
+        assert not doctor.run(settings(tmp_path, "require=[gpu,voc2007]"), [])
+        assert "not ready: voc2007;" in capsys.readouterr().out
+        assert not doctor.run(settings(tmp_path, "require=[coco2014]"), [])
+        with pytest.raises(SuiteError, match="voc2007"):
+            doctor.run(settings(tmp_path, "require=[voc2008]"), [])
+
+    def test_broken_is_an_error_without_being_required(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(doctor, "check", lambda cfg: iter([doctor.Finding("packages", "broken", "torch")]))
+        assert not doctor.run(settings(tmp_path), [])
+
+    def test_versions(self):
+        assert doctor.python().state == "ok" and doctor.python(">=3.99").state == "broken"
+        found = list(doctor.packages(["torch>=99", "no-such-package-at-all>=1", "numpy>=1", "numpy=>1"]))
+        assert [f.state for f in found] == ["broken", "broken", "warning", "ok"]
+        assert "needs >=99" in found[0].found and found[1].advice == "pip install 'no-such-package-at-all>=1'"
+        assert all(f.state == "ok" for f in doctor.packages())
+
+    def test_room(self, tmp_path):
+        gib = 2**30
+        states = [f.state for f in doctor.room(tmp_path / "not" / "yet", disk=9 * gib, memory=9 * gib)]
+        assert states == ["ok", "ok"]
+        assert [f.state for f in doctor.room(tmp_path, disk=gib, memory=2 * gib)] == ["warning", "warning"]
+        assert [f.state for f in doctor.room(tmp_path, disk=1, memory=1)] == ["broken", "broken"]
+        assert "GiB free" in next(doctor.room(tmp_path / "not" / "yet")).found
+
+    def test_folders(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        fine, broken = doctor.folders(tmp_path / "new", tmp_path / "file" / "results")
+        assert fine.state == "ok" and broken.state == "broken" and "results=<folder>" in broken.advice
+        assert list((tmp_path / "new").iterdir()) == []
+
+    def test_compiler(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+        assert doctor.compiler().state == "missing" and doctor.compiler(wanted=True).state == "broken"
+        (tmp_path / "g++").write_text("#!/bin/sh\n")
+        (tmp_path / "g++").chmod(0o755)
+        assert doctor.compiler().state == "ok"
+
+    def test_device_without_a_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(doctor, "_driver", lambda: None)
+        assert doctor.device().state == "missing"
+        monkeypatch.setattr(doctor, "_driver", lambda: "999.1")
+        assert doctor.device().state == "warning" and "999.1" in doctor.device().found
+
+    def test_damaged_embedded_network(self, monkeypatch):
+        def damaged(name, trained_on):
+            raise SuiteError(f"the {name} of the shapes could not be loaded")
+
+        monkeypatch.setattr(models, "torchray", damaged)
+        found = list(doctor.embedded())
+        assert [f.state for f in found] == ["broken"] * 2 and "reinstall" in found[0].advice
+
+    def test_partial_data_is_a_warning(self, tmp_path):
+        write_voc(tmp_path, {"000001": [("dog", (1, 1, 50, 50), False)]})
+        found = {f.topic: f for f in doctor.data(settings(tmp_path, f"roots.voc2007={tmp_path}"))}
+        assert found["voc2007"].state == "warning" and "1 of 4952 images" in found["voc2007"].found
+        assert found["coco2014"].state == "missing" and "roots.coco2014=<folder>" in found["coco2014"].advice
+        here = settings(tmp_path, "dataset=voc2007", f"dataset.root={tmp_path}")
+        assert {f.topic: f.state for f in doctor.data(here)}["voc2007"] == "warning"
+
+    def test_severstal_counts(self, tmp_path, monkeypatch):
+        (tmp_path / "train_images").mkdir()
+        (tmp_path / "train_images" / "a.jpg").write_bytes(b"")
+        (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\na.jpg,1,1 2\n")
+        assert doctor._severstal(str(tmp_path)).state == "warning"
+        monkeypatch.setattr(doctor.severstal, "LISTED_IMAGES", 1)
+        assert doctor._severstal(str(tmp_path)).state == "ok"
+
+    def test_weights(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "vgg16_voc-b050e8c3.pth.tar").write_bytes(b"something else")
+        found = [f for f in doctor.weights(settings(tmp_path)) if f.topic.startswith("torchray")]
+        assert [f.state for f in found] == ["warning", "missing", "missing", "missing"]
+        monkeypatch.setattr(models, "_sha256", lambda path: "b050e8c3" + "0" * 56)
+        assert next(iter(doctor.weights(settings(tmp_path)))).state == "ok"
+
+
+# --- U1 ---------------------------------------------------------------------------------------------------------------
+
+
+class Pictures:
+    """A data set of given pictures and targets."""
+
+    name, classes = "pictures", ("a", "b", "c", "d", "e", "f", "g")
+
+    def __init__(self, *samples):
+        self.samples = {str(i): sample for i, sample in enumerate(samples)}
+        self.ids = tuple(self.samples)
+
+    def targets_of(self, image_id):
+        return self.samples[image_id][1]
+
+    def __getitem__(self, image_id):
+        image, targets = self.samples[image_id]
+        return Sample(image_id, image, targets, np.zeros((len(targets), 1, 1), bool))
+
+
+class ChannelMeans(nn.Module):
+    """Scores: the mean of each channel, and four that are ever smaller."""
+
+    def forward(self, x):
+        low = torch.tensor([-1000.0, -1001, -1002, -1003]).expand(len(x), 4)
+        return torch.cat([x.mean(dim=(2, 3)), low], dim=1)
+
+
+def stripes(width, height, sides, middle):
+    """A picture whose middle third in width is another colour."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:] = sides
+    pixels[:, width // 3 : width - width // 3] = middle
+    return Image.fromarray(pixels)
+
+
+class TestAccuracies:
+    def test_hits_by_hand(self):
+        scores = torch.tensor([0.1, 0.9, 0.5, 0.4, 0.3, 0.2, 0.0])
+        assert top_hits(scores, [1]) == (True, 1)
+        assert top_hits(scores, [0, 2, 5]) == (False, 2)  # 0 is sixth
+        assert top_hits(scores, [0, 6]) == (False, 0)
+        assert top_hits(scores[:3], [0, 1, 2]) == (True, 3)  # fewer than five classes
+
+    def test_grid_by_hand(self):
+        red, wide = Image.new("RGB", (40, 40), (200, 10, 20)), stripes(90, 30, (10, 20, 200), (220, 20, 10))
+        grey = Image.new("RGB", (30, 30), (120, 110, 105))  # minus the mean (-3.7, -6.8, 1.1): then blue is its largest
+        dataset = Pictures((red, (0,)), (wide, (0, 6)), (grey, (0,)))
+        networks = dict.fromkeys(audits.GEOMETRIES, ChannelMeans())
+        rows, images, pairs = accuracy_grid(dataset, Pictures.classes, networks, ids=dataset.ids, device=CPU, size=24)
+        assert (images, pairs, len(rows)) == (3, 4, 36)
+        assert set(rows["top-5"]) == {3}  # the three channels and the first two of the small ones: never the last
+        found = rows.set_index(["geometry", "resample", "range", "channels"])["top-1"]
+        # class 0 is red in RGB and blue in BGR; two thirds of the wide picture are blue, its central square is red
+        for resample in audits.RESAMPLES:
+            for geometry in ("squash", "shorter_side"):
+                assert found[geometry, resample, "raw255", "RGB"] == 2  # red, grey
+                assert found[geometry, resample, "raw255", "BGR"] == 1  # wide
+                assert found[geometry, resample, "mean-sub", "RGB"] == 1  # red
+                assert found[geometry, resample, "mean-sub", "BGR"] == 2  # wide, grey
+            assert found["center_crop", resample, "raw255", "RGB"] == 3
+            assert found["center_crop", resample, "raw255", "BGR"] == 0
+            assert found["center_crop", resample, "mean-sub", "RGB"] == 2  # red, wide
+            assert found["center_crop", resample, "mean-sub", "BGR"] == 1  # grey
+
+    def test_grid_is_the_preprocessing_of_the_suite(self):
+        """Every cell against the same network fed image by image through `Preprocessing`."""
+        generator = np.random.default_rng(0)
+        samples = []
+        for number in range(9):
+            width, height = generator.integers(30, 60, 2)
+            pixels = generator.integers(0, 256, (height, width, 3)).astype(np.uint8)
+            samples.append((Image.fromarray(pixels), tuple(sorted({number % 7, (number * 3) % 7}))))
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(64, 7)
+        ).eval()
+        dataset = Pictures(*samples)
+        rows, _, _ = accuracy_grid(
+            dataset, Pictures.classes, dict.fromkeys(audits.GEOMETRIES, network), ids=dataset.ids, device=CPU, size=32,
+            batch=4,
+        )  # fmt: skip
+        assert len(set(zip(rows["top-1"], rows["top-5"], strict=True))) > 5
+        for row in rows.to_dict("records"):
+            preprocess = Preprocessing(
+                size=(32, 32), geometry=row["geometry"], resample=row["resample"], channels=row["channels"],
+                mean=CAFFE_MEAN if row["range"] == "mean-sub" else (0, 0, 0),
+            )  # fmt: skip
+            first = five = 0
+            for image, targets in samples:
+                with torch.no_grad():
+                    order = network(preprocess(image)[None])[0].argsort(descending=True).tolist()
+                first += order[0] in targets
+                five += len(set(order[:5]) & set(targets))
+            assert (row["top-1"], row["top-5"]) == (first, five), row
+
+    def bench(self, monkeypatch, tmp_path, found, *, whole=True):
+        """A bench on VOC whose grid is given: ``found[model][cell] = (top-1, top-5)``."""
+
+        class Bench:
+            cfg = settings(tmp_path, "dataset=voc2007")
+            device, ids = CPU, ("1",)
+            dataset = type("VOC", (), {"name": "voc2007", "ids": ("1",) if whole else ("1", "2")})()
+
+            def model(self, name, fully_convolutional=False):
+                return type("Model", (), {"network": name, "classes": ()})()
+
+        Bench.whole = whole
+
+        def grid(dataset, classes, networks, **_):
+            of_model = found[networks["squash"]]
+            names = ("geometry", "resample", "range", "channels", "top-1", "top-5")
+            return pd.DataFrame([dict(zip(names, (*k, *v), strict=True)) for k, v in of_model.items()]), 4952, 7632
+
+        monkeypatch.setattr(audits, "accuracy_grid", grid)
+        return Bench()
+
+    def test_published_integers_are_recognised(self, monkeypatch, tmp_path):
+        a, b = ("squash", "bilinear", "raw255", "RGB"), ("squash", "lanczos", "mean-sub", "BGR")
+        found = {"vgg16": {b: (4318, 7120), a: (4317, 7120)}, "resnet50": {b: (4356, 7105), a: (4356, 7105)}}
+        audit = audits.u1(self.bench(monkeypatch, tmp_path, found))
+        assert "squash / bilinear / raw255 / RGB: exactly the published integers" in audit.verdict
+        assert "protocol.resample=bilinear protocol.caffe_mean=[0,0,0]" in audit.verdict
+        row = audit.rows.query("model == 'vgg16' and resample == 'bilinear'").iloc[0]
+        # SISE's appendix: 56.56 and 87.18 and 93.29
+        assert (row["top-1 % of pairs"], row["top-1 % of images"], row["top-5 %"]) == (56.56, 87.18, 93.29)
+        found["vgg16"][a] = (4300, 7120)
+        audit = audits.u1(self.bench(monkeypatch, tmp_path, found))
+        assert "squash / lanczos / mean-sub / BGR: off by 1 hits" in audit.verdict and "NOT" in audit.verdict
+        assert "+model.loader.preprocessing.channels=BGR" in audit.verdict
+        part = audits.u1(self.bench(monkeypatch, tmp_path, found, whole=False))
+        assert "integers can only be compared on all" in part.verdict and "top-1 off by" not in part.rows
+
+    def test_published_integers_round_to_the_published_percentages(self):
+        for name, (one, all_, five) in {"vgg16": (56.56, 87.18, 93.29), "resnet50": (57.08, 87.96, 93.09)}.items():
+            (top1, _), (top5, _) = audits.PUBLISHED_HITS["voc2007", name]
+            assert [round(100 * top1 / 7632, 2), round(100 * top1 / 4952, 2)] == [one, all_]
+            assert round(100 * top5 / 7632, 2) == five
+            for wrong in (top1 - 1, top1 + 1):
+                assert [round(100 * wrong / 7632, 2), round(100 * wrong / 4952, 2)] != [one, all_]
+
+
+# --- V7 ---------------------------------------------------------------------------------------------------------------
+
+
+def torchray_game(dataset, difficult):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchray.benchmark.pointing_game import PointingGameBenchmark
+
+        return PointingGameBenchmark(dataset, difficult=difficult)
+
+
+def torchray_voc(folder, difficult):
+    """(hits, misses) of the centre that TorchRay's own benchmark counts on a VOC tree."""
+    from torchvision import datasets
+
+    voc = object.__new__(datasets.VOCDetection)  # TorchRay only asks for its type
+    game = torchray_game(voc, difficult)
+    from xml.etree import ElementTree
+
+    for path in sorted((folder / "VOCdevkit" / "VOC2007" / "Annotations").glob("*.xml")):
+        label = datasets.VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())
+        size = label["annotation"]["size"]
+        point = torch.tensor([int(size["width"]) / 2, int(size["height"]) / 2])
+        for class_id in {VOC_CLASSES.index(o["name"]) for o in label["annotation"]["object"]}:
+            game.aggregate(game.evaluate(label, class_id, point), class_id)
+    return game
+
+
+old_resources = pytest.mark.skipif(
+    not hasattr(importlib.resources, "open_text"), reason="TorchRay reads its lists in a way that Python removed"
+)
+
+
+class TestPointing:
+    def test_point_by_hand(self):
+        mask = np.zeros((40, 60), bool)
+        mask[20, 45] = True
+        assert not pointing_hit(mask, (30, 20))  # 15 pixels away: not nearer than 15
+        assert pointing_hit(mask, (30.5, 20)) and pointing_hit(mask, (45, 34)) and not pointing_hit(mask, (45, 35))
+        assert not pointing_hit(np.zeros((40, 60), bool), (30, 20))
+
+    @pytest.mark.parametrize(("dataset", "rows", "classes", "flags"),
+                             [("voc2007", 4952, 20, 2230), ("coco2014", 40_137, 80, 93_951)])  # fmt: skip
+    def test_difficult_lists(self, dataset, rows, classes, flags):
+        found = difficult_flags(dataset)  # PROTOCOL V6
+        assert len(found) == rows and sum(map(sum, found.values())) == flags
+        assert {len(of_image) for of_image in found.values()} == {classes}
+
+    @old_resources
+    @pytest.mark.parametrize("difficult", [False, True])
+    def test_as_torchray_counts_on_generated_boxes(self, tmp_path, difficult):
+        generator = np.random.default_rng(3)
+        objects = {}
+        for number in [1, 2, 3, 4, 6, 8, 10, 11, 13, 14, 15, 18, 999_999]:  # the last is in no list
+            objects[f"{number:06d}"] = []
+            for _ in range(generator.integers(2, 6)):
+                x, y = generator.integers(1, 100), generator.integers(1, 60)
+                box = (x, y, x + generator.integers(0, 20), y + generator.integers(0, 20))
+                name = ("dog", "person", "chair", "sofa", "car")[generator.integers(5)]
+                objects[f"{number:06d}"].append((name, box, generator.random() < 0.3))
+        write_voc(tmp_path, objects)
+        dataset = VOC2007(tmp_path, verify=False)
+        flags = difficult_flags("voc2007") if difficult else None
+        hits, misses = centre_game(dataset, dataset.ids, flags)
+        theirs = torchray_voc(tmp_path, difficult)
+        np.testing.assert_array_equal(hits, theirs.hits.numpy())
+        np.testing.assert_array_equal(misses, theirs.misses.numpy())
+        assert hits.sum() and misses.sum()
+
+    @old_resources
+    @pytest.mark.skipif(not (SHARED / "VOCdevkit").is_dir(), reason="no real VOC files")
+    @pytest.mark.parametrize("difficult", [False, True])
+    def test_as_torchray_counts_on_real_voc(self, difficult):
+        dataset = VOC2007(SHARED, verify=False)
+        hits, misses = centre_game(dataset, dataset.ids, difficult_flags("voc2007") if difficult else None)
+        theirs = torchray_voc(SHARED, difficult)
+        np.testing.assert_array_equal([hits, misses], [theirs.hits.numpy(), theirs.misses.numpy()])
+        assert difficult or hits.sum() + misses.sum() == dataset.pairs
+
+    @old_resources
+    @pytest.mark.skipif(not (SHARED / "coco2014").is_dir(), reason="no real COCO files")
+    @pytest.mark.parametrize("difficult", [False, True])
+    def test_as_torchray_counts_on_real_coco(self, difficult, capsys):
+        from torchray.benchmark.datasets import coco_as_class_ids
+        from torchvision import datasets
+
+        root = SHARED / "coco2014"
+        dataset = COCO2014(root, verify=False)
+        ids = dataset.ids[:40]
+        hits, misses = centre_game(dataset, ids, difficult_flags("coco2014") if difficult else None, "COCO_val2014_")
+        theirs = datasets.CocoDetection(str(root / "val2014"), str(root / "annotations" / "instances_val2014.json"))
+        game = torchray_game(theirs, difficult)
+        for image_id in ids:
+            label = theirs.coco.loadAnns(theirs.coco.getAnnIds(int(image_id)))
+            facts = theirs.coco.loadImgs(int(image_id))[0]
+            point = torch.tensor([facts["width"] / 2, facts["height"] / 2])
+            for class_id in coco_as_class_ids(label):
+                game.aggregate(game.evaluate(label, class_id, point), class_id)
+        np.testing.assert_array_equal([hits, misses], [game.hits.numpy(), game.misses.numpy()])
+        assert hits.sum() and misses.sum()
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+class TestRun:
+    def test_v7_and_its_files(self, tmp_path, capsys):
+        write_voc(tmp_path, {
+            "000001": [("dog", (50, 30, 70, 50), False), ("car", (1, 1, 10, 10), False)],
+            "000002": [("dog", (1, 1, 5, 5), False), ("cat", (60, 40, 61, 41), True)]})  # fmt: skip
+        overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
+        cfg = settings(tmp_path, *overrides, "audit=V7")
+        [audit] = audits.run(cfg, [*overrides, "audit=V7"], ["V7"])
+        first = audit.rows.iloc[0]
+        # dog: hit and miss, car: miss; the cat is difficult
+        assert (first["subset"], first["pairs"], first["accuracy"], first["published"]) == ("ALL", 3, 25.0, 69.6)
+        assert audit.verdict.startswith("no conclusion: incomplete data (2 of 4952 images")
+        text = (tmp_path / "results" / "audit_V7_voc2007.md").read_text()
+        assert "25.0" in text and str(tmp_path) not in text and text in capsys.readouterr().out
+        assert pd.read_csv(tmp_path / "results" / "audit_V7_voc2007.csv")["published"].tolist() == [69.6, 42.4]
+
+    def test_complete_data_get_a_verdict(self, tmp_path, monkeypatch):
+        write_voc(tmp_path, {"000001": [("dog", (50, 30, 70, 50), False)]})
+        monkeypatch.setattr(VOC2007, "verify_counts", lambda self: (True, ""))
+        overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
+        [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
+        assert audit.verdict == "NOT the published numbers: check images and boxes."
+        monkeypatch.setattr(audits, "PUBLISHED_CENTRE", {("voc2007", "ALL"): 100.0, ("voc2007", "DIF"): math.nan})
+        [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
+        assert audit.verdict.startswith("NOT")  # without a published number there is nothing to agree with
+
+    def test_weights_that_are_not_published_conclude_nothing(self, tmp_path, monkeypatch):
+        write_voc(tmp_path, {"000001": [("dog", (50, 30, 70, 50), False)]})
+        overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
+        bench = audits.Bench(settings(tmp_path, *overrides), overrides, "U1")
+        assert "incomplete" in bench.standing()
+        monkeypatch.setattr(VOC2007, "verify_counts", lambda self: (True, ""))
+        monkeypatch.setattr(audits.Bench, "model", lambda self, name: type("M", (), {"official": name == "vgg16"}))
+        assert bench.standing() == "not TorchRay's published weights: resnet50"
+        assert bench.standing(networks=False) == ""
+
+    def test_unknown_audits_and_empty_limits(self, tmp_path):
+        with pytest.raises(SuiteError, match="U6, V7, all"):
+            audits.run(settings(tmp_path), [], ["U9"])
+        overrides = [f"dataset.root={tmp_path}/shapes", "dataset.loader.test=2"]
+        with pytest.raises(SuiteError, match="limit=1 or more"):
+            audits.run(settings(tmp_path, *overrides, "limit=0"), overrides, ["V7"])
+
+    @pytest.mark.slow
+    def test_all_audits_run_on_the_embedded_networks_and_conclude_nothing(self, tmp_path, capsys):
+        shared = [f"dataset.root={tmp_path}/shapes", "dataset.loader.test=2"]
+        budgets = ("rise_masks=8", "extremal_perturbation_iterations=2")
+        small = f"overrides=[{','.join(repr(f'budgets.embedded.{budget}') for budget in budgets)}]"
+        cfg = settings(tmp_path, *shared, small, "limit=1", "models=[resnet50]")
+        done = {audit.name: audit for audit in audits.run(cfg, shared, ["all"])}
+        assert set(done) == set(audits.AUDITS) == {"U1", "U2", "U3", "U4", "U5", "U6", "V7"}
+        for name, audit in done.items():
+            assert audit.verdict == "no conclusion: stand-in: says nothing about the papers."
+            assert (tmp_path / "results" / f"audit_{name}_shapes.csv").is_file() and len(audit.rows)
+        assert len(done["U1"].rows) == 36
+        u2 = done["U2"].rows.set_index(["layer", "gradient"])["positive"]
+        for layer in ("relu", "layer4"):  # the same gradient but for a positive factor
+            assert u2[layer, "log_odds"] == pytest.approx(u2[layer, "softmax_f32"], rel=0.1)
+        u3 = done["U3"].rows.set_index(["rule", "layer"])["kept"]
+        assert u3["eq5_literal_asc_excl", "layer4"] == 1  # PROTOCOL section 4
+        assert u3["eq5_literal_asc_incl", "layer4"] == 0
+        u4 = done["U4"].rows.set_index(["explainer", "setting", "metric"])["mean"]
+        assert u4["RISE", "raw", "EBPG"] > 0 and ("Extremal Perturbation", "areas 0.1", "Drop%") in u4
+        u5 = done["U5"].rows
+        assert set(zip(u5["in SISE"], u5["in the metric"], strict=True)) == {
+            (a, b) for a in ("black", "mean") for b in ("black", "mean", "–")
+        }
+        assert set(done["U6"].rows["gradient"]) == {"log_odds", "softmax_f32"}
