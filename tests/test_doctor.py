@@ -449,9 +449,9 @@ class TestRun:
     @pytest.mark.slow
     def test_all_audits_run_on_the_embedded_networks_and_conclude_nothing(self, tmp_path, capsys):
         shared = [f"dataset.root={tmp_path}/shapes", "dataset.loader.test=2"]
-        budgets = ("rise_masks=8", "extremal_perturbation_iterations=2")
-        small = f"overrides=[{','.join(repr(f'budgets.embedded.{budget}') for budget in budgets)}]"
-        cfg = settings(tmp_path, *shared, small, "limit=1", "models=[resnet50]")
+        small = ["budgets.embedded.rise_masks=8", "budgets.embedded.extremal_perturbation_iterations=2"]
+        small += ["model.loader.layers=[features.22,features.29]"]
+        cfg = settings(tmp_path, *shared, f"overrides={small!r}", "limit=1", "models=[vgg16]")
         done = {audit.name: audit for audit in audits.run(cfg, shared, ["all"])}
         assert set(done) == set(audits.AUDITS) == {"U1", "U2", "U3", "U4", "U5", "U6", "V7"}
         for name, audit in done.items():
@@ -459,11 +459,11 @@ class TestRun:
             assert (tmp_path / "results" / f"audit_{name}_shapes.csv").is_file() and len(audit.rows)
         assert len(done["U1"].rows) == 36
         u2 = done["U2"].rows.set_index(["layer", "gradient"])["positive"]
-        for layer in ("relu", "layer4"):  # the same gradient but for a positive factor
+        for layer in ("features.22", "features.29"):  # the same gradient but for a positive factor
             assert u2[layer, "log_odds"] == pytest.approx(u2[layer, "softmax_f32"], rel=0.1)
         u3 = done["U3"].rows.set_index(["rule", "layer"])["kept"]
-        assert u3["eq5_literal_asc_excl", "layer4"] == 1  # PROTOCOL section 4
-        assert u3["eq5_literal_asc_incl", "layer4"] == 0
+        assert u3["eq5_literal_asc_excl", "features.29"] == 1  # PROTOCOL section 4
+        assert u3["eq5_literal_asc_incl", "features.29"] == 0
         u4 = done["U4"].rows.set_index(["explainer", "setting", "metric"])["mean"]
         assert u4["RISE", "raw", "EBPG"] > 0 and ("Extremal Perturbation", "areas 0.1", "Drop%") in u4
         u5 = done["U5"].rows

@@ -380,7 +380,7 @@ def script(name, *arguments, cwd):
 def test_train_evaluate_tabulate(tree, tmp_path):
     """The three commands of Table 2, on a small tree and a small network."""
     out = script("train_severstal.py", "--root", tree, "--output", tmp_path / "net", "--results", tmp_path / "results",
-                 "--arch", "resnet18", "--size", 48, "--limit", 30, "--epochs", 1, "--lr", 0.02, "--workers", 0,
+                 "--arch", "resnet18", "--size", 32, "--limit", 16, "--epochs", 1, "--lr", 0.02, "--workers", 0,
                  "--threads", 1, cwd=tmp_path)  # fmt: skip
     assert "NOT the complete published data set" in out and "top-3 accuracy %" in out
     assert (tmp_path / "results" / "severstal_confusion.md").exists()

@@ -67,7 +67,7 @@ def _with_departures(cfg: DictConfig, config_name: str, overrides: Sequence[str]
         cfg.departures = [
             f"{key}={now}"
             for key, now in _flat(cfg, "protocol", "metrics", "explainer").items()
-            if now != _flat(shipped, "protocol", "metrics", "explainer").get(key)
+            if key != "explainer.call.seed" and now != _flat(shipped, "protocol", "metrics", "explainer").get(key)
         ]
     return cfg
 
