@@ -41,9 +41,10 @@ def test_otsu256_by_hand():
 
 
 def test_otsu256_is_raised_when_under_a_tenth_reach_one_and_a_half():
-    # the split falls at bin 65 (1.5 times: 97.5, rounded to the even 98); nine of 100 reach that: raised
+    # .3 is bin 77, so the split falls at 78 (1.5 times: 117); nine of 100 reach that: raised
     values = torch.tensor([0.0] * 50 + [0.25] * 1 + [0.3] * 40 + [1.0] * 9)[None]
     split = otsu256(values, raise_threshold=False)
+    assert split == 78 / 256
     reached = int((np.minimum(np.round(values.numpy() * 256), 255) >= round(1.5 * split * 256)).sum())
     assert reached == 9
     assert otsu256(values) == 1.5 * split
