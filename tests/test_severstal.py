@@ -297,7 +297,7 @@ def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("severstal"), strips)
 
 
-TINY = {"arch": "resnet18", "size": 32, "batch": 16, "limit": 24, "lr": 0.01}
+TINY = {"arch": "resnet18", "size": 32, "batch": 16, "limit": 24, "lr": 0.01, "momentum": 0.5}
 
 
 def tiny(tree, folder, epochs, **options):
