@@ -100,6 +100,7 @@ class Scorer:
             batch = self._batch_size(image, total)
             batch = min(batch, total) if self._ragged(image) else batch
             buffer = self._take_buffer(batch, image)
+            batch = len(buffer)
             scores, done, filled = None, 0, 0
             for segment, start, stop in _packed(segments, batch):
                 count = stop - start
@@ -181,12 +182,27 @@ class Scorer:
         return not (image.is_cuda or self.compile)
 
     def _take_buffer(self, batch: int, image: Tensor) -> Tensor:
-        shape = (batch, *image.shape[1:])
-        buffer = self._buffer
-        if buffer is None or buffer.shape[1:] != shape[1:] or buffer.device != image.device or len(buffer) < batch:
-            buffer = torch.zeros(shape, device=image.device).contiguous(memory_format=self._memory_format)
-            self._buffer = buffer
-        return buffer[:batch]
+        """(batch, 3, H, W), kept for the next call; smaller where memory does not allow it."""
+        buffer, shape = self._buffer, image.shape[1:]
+        if buffer is not None and buffer.shape[1:] == shape and buffer.device == image.device and len(buffer) >= batch:
+            return buffer[:batch]
+        self._buffer = None  # gives its memory back first
+        while True:
+            try:
+                empty = torch.empty(batch, *shape, device=image.device, memory_format=self._memory_format)
+                self._buffer = empty.zero_()
+                return self._buffer
+            except RuntimeError as error:
+                batch = self._halved(batch, error)
+
+    def _halved(self, size: int, error: RuntimeError) -> int:
+        """Half the batch size, from now on, if memory ran out; raises any other error again."""
+        if not _out_of_memory(error) or size == 1:
+            raise error
+        self.batch_size = size // 2
+        log.warning("out of memory; batch size is now %d", self.batch_size)
+        torch.cuda.empty_cache()
+        return self.batch_size
 
     def _prepare(self, image: Tensor) -> None:
         """Builds the private copy of the network on first use and checks that it computes the same."""
@@ -224,12 +240,7 @@ class Scorer:
                 parts.append(self._run(part))
                 start += len(part)
             except RuntimeError as error:
-                if not _out_of_memory(error) or size == 1:
-                    raise
-                size = self.batch_size = max(1, size // 2)
-                log.warning("out of memory; batch size is now %d", size)
-                if batch.is_cuda:
-                    torch.cuda.empty_cache()
+                size = self._halved(size, error)
         self.passes += len(batch)
         return torch.cat(parts)
 

@@ -112,6 +112,27 @@ def test_running_out_of_memory_goes_on_in_halves(room, lossless, caplog):
     assert not caplog.text  # the smaller size is remembered
 
 
+def test_a_buffer_without_room_is_halved(monkeypatch):
+    network, image = residual(), picture()
+    segments = [Segment(image, masks(13, (10, 14))), Segment(picture(seed=1), masks(8, (20, 28)))]
+    expected = Scorer(network, batch_size=3).score(segments)
+    empty, asked = torch.empty, []
+
+    def scarce(*shape, **kind):
+        asked.append(shape[0])
+        if shape[0] > 3:
+            raise torch.OutOfMemoryError("no room")
+        return empty(*shape, **kind)
+
+    scorer = Scorer(network, batch_size=12)
+    scorer.score_inputs(image)  # builds the runner
+    monkeypatch.setattr("sise.scoring.torch.empty", scarce)
+    scorer._take_buffer(12, image)
+    assert asked == [12, 6, 3] and scorer.batch_size == 3
+    monkeypatch.undo()
+    torch.testing.assert_close(scorer.score(segments), expected, rtol=0, atol=0)
+
+
 def test_out_of_memory_for_one_image_is_raised():
     with pytest.raises(torch.OutOfMemoryError):
         Scorer(Small(plain(), 0), batch_size=4, lossless=False).score([Segment(picture(), masks(4, (5, 7)))])
