@@ -5,23 +5,30 @@ import sys
 
 sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sise.benchmark import cli, estimate, runner
+from sise.benchmark import cli, estimate, runner, status
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
-@cli.main
+@cli.script("evaluate")
 def main(cfg: DictConfig) -> int:
     cli.prepare_process(cfg.engine)
-    cells = runner.make_cells(cli.compose_cells(cfg, HydraConfig.get().overrides.task))
+    overrides = HydraConfig.get().overrides.task
+    shard = runner.Shard.parse(cfg.shard)
+    broken: dict[str, str] = {}
+    cells = runner.make_cells(cli.compose_cells(cfg, overrides), broken)
     if cfg.estimate:
         seconds = 60 if cfg.estimate is True else float(cfg.estimate)
         print(estimate.report(estimate.estimate(cells, seconds, cfg.limit)))
         return 0
-    return runner.run(cells, limit=cfg.limit, overwrite=cfg.overwrite, dry_run=cfg.dry_run)
+    if cfg.dry_run:
+        print(status.plan(cells, broken, limit=cfg.limit, shard=shard))
+        return 0
+    try:
+        return runner.run(cells, limit=cfg.limit, overwrite=cfg.overwrite, shard=shard, broken=broken)
+    finally:
+        cli.say_failures(cells, broken, overrides)
 
 
 if __name__ == "__main__":

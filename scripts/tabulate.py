@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from sise.benchmark import cli, comparisons, tables
@@ -10,8 +9,7 @@ from sise.benchmark import cli, comparisons, tables
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="tabulate")
-@cli.main
+@cli.script("tabulate")
 def main(cfg: DictConfig) -> None:
     definitions = {f.stem: OmegaConf.to_container(OmegaConf.load(f)) for f in sorted(ROOT.glob("configs/table/*.yaml"))}
     chosen = OmegaConf.to_container(cfg.table, resolve=True) if cfg.get("table") else None

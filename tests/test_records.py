@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sise.benchmark import records
-from sise.benchmark.records import RunFolder, environment, without_folders
+from sise.benchmark.records import DiskFull, RunFolder, environment, without_folders
 from sise.types import SuiteError
 
 IDENTITY = {"dataset": "d", "config": {"explainer": {"name": "rise", "num_masks": 4000}, "metrics": {}}, "seed": None}
@@ -271,5 +274,120 @@ def test_sessions_are_kept_and_equal_ones_once(folder):
     folder.add_environment({"device": "A", "time": "1"})
     folder.add_environment({"device": "A", "time": "2"})
     folder.add_environment({"device": "B", "time": "3"})
+    folder.add_environment({"device": "A", "time": "4"})
     assert [e["device"] for e in folder.environments()] == ["A", "B"]
     assert json.loads((folder.path / "environment.json").read_text())[0]["time"] == "1"
+
+
+def test_a_session_is_named_by_its_records(folder):
+    folder.append([ok("1")])
+    folder.add_environment({"device": "A", "command": "x", "time": "1"})
+    folder.append([ok("2")])
+    folder.add_environment({"device": "A", "command": "y", "time": "2"})  # the same session
+    folder.append([ok("3")])
+    folder.add_environment({"device": "B", "command": "y", "time": "3"})
+    folder.append([ok("4")])
+    first, second = (entry["session"] for entry in folder.environments())
+    assert [r.get("session") for r in folder.read()] == [None, first, first, second]
+
+
+def test_shards_keep_their_sessions_apart(tmp_path):
+    with RunFolder(tmp_path, IDENTITY, shard="1-of-2") as a, RunFolder(tmp_path, IDENTITY, shard="2-of-2") as b:
+        a.add_environment({"device": "A", "time": "2"})
+        b.add_environment({"device": "B", "time": "1"})
+        b.add_environment({"device": "A", "time": "3"})
+    assert [(e["device"], e["time"]) for e in RunFolder(tmp_path).environments()] == [("B", "1"), ("A", "2")]
+
+
+# merging ------------------------------------------------------------------------------------------------------------
+
+RECORDS = st.lists(
+    st.builds(
+        lambda image, target, good, value: ok(image, target, EBPG=value) if good else failed(image, target),
+        st.sampled_from(["1", "2", "03"]), st.integers(0, 1), st.booleans(), st.sampled_from([0.25, 0.5, 1.0]),
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+def merged(*files):
+    with tempfile.TemporaryDirectory() as path:
+        for i, records in enumerate(files):
+            with RunFolder(path, IDENTITY, shard=f"{i}-of-9") as folder:
+                folder.append(records)
+        return RunFolder(path).read()
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(RECORDS, min_size=1, max_size=4))
+def test_merging_keeps_every_pair_once_and_repeating_it_changes_nothing(files):
+    result = merged(*files)
+    keys = [(r["image_id"], r["target"]) for r in result]
+    everything = [record for records in files for record in records]
+    assert keys == sorted({(r["image_id"], r["target"]) for r in everything})
+    assert all(record in everything for record in result)
+    for record in result:  # good as soon as any file has it good
+        same = [r for r in everything if (r["image_id"], r["target"]) == (record["image_id"], record["target"])]
+        assert (record["status"] == "ok") == any(r["status"] == "ok" for r in same)
+    assert merged(*files, *files) == merged(result) == merged(result, result) == result
+    assert merged(*files, result) == result
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 11), unique=True, min_size=1), st.permutations(range(3)))
+def test_disjoint_shards_merge_in_any_order(images, order):
+    shards = [[ok(f"{i:02d}", EBPG=i / 16) for i in images if i % 3 == part] for part in range(3)]
+    assert merged(*(shards[i] for i in order)) == [ok(f"{i:02d}", EBPG=i / 16) for i in sorted(images)]
+
+
+@pytest.mark.parametrize("cut", range(1, 130, 9))
+def test_an_image_torn_between_its_records_is_left_out_whole(tmp_path, cut):
+    """Whether the first of two records is all there is of an image cannot be told later."""
+    with RunFolder(tmp_path, IDENTITY) as folder:
+        folder.append([ok("1"), ok("1", 15)])
+        folder.append([ok("2"), ok("2", 15)])
+    file = tmp_path / "records.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    if file.read_bytes().endswith(b"\n"):
+        return
+    with pytest.warns(UserWarning, match="torn"):
+        assert RunFolder(tmp_path).done() in ({("1", 14), ("1", 15)}, set())  # never half an image
+    with RunFolder(tmp_path, IDENTITY) as folder, pytest.warns(UserWarning, match="torn"):
+        folder.append([ok("3")])
+    assert {image for image, _ in RunFolder(tmp_path).done()} in ({"1", "3"}, {"3"})
+
+
+def test_who_holds_a_lock_is_said(tmp_path):
+    with RunFolder(tmp_path, IDENTITY) as folder:
+        with pytest.raises(SuiteError, match=rf"process {os.getpid()} on .* since"):
+            RunFolder(tmp_path, IDENTITY).lock()
+        assert folder.writers() == [(tmp_path / "records.lock").read_text()]
+    assert folder.writers() == []
+
+
+@pytest.mark.parametrize("function", ["write", "fsync"])
+@pytest.mark.parametrize("what", ["identity", "environment", "record", "close"])
+def test_a_disk_full_at_any_step_is_one_message(tmp_path, monkeypatch, what, function):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = RunFolder(tmp_path / "run", IDENTITY)
+    folder.append([ok("1")])
+    before = (tmp_path / "run" / "records.jsonl").read_bytes()
+    monkeypatch.setattr(os, function, full)
+    monkeypatch.setattr(records, "SYNC_SECONDS", -1.0)
+    if function == "write" and what != "record":
+        return  # those go out through fsync
+    with pytest.raises(DiskFull, match=r"disk .* is full.*intact.*same command"):
+        {
+            "identity": lambda: RunFolder(tmp_path / "other", IDENTITY),
+            "environment": lambda: folder.add_environment({"device": "A"}),
+            "record": lambda: folder.append([ok("2")]),
+            "close": folder.close,
+        }[what]()
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
+    folder.close()
+    with RunFolder(tmp_path / "run", IDENTITY) as again:
+        again.append([ok("2")])
+    assert again.done() == {("1", 14), ("2", 14)}

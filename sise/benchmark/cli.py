@@ -1,24 +1,39 @@
-"""What the scripts share: composing an experiment's cells, the process's settings, and errors a user can read."""
+"""What the scripts share: the command itself, composing an experiment's cells, and errors a user can read."""
 
 from __future__ import annotations
 
 import ctypes
+import difflib
 import functools
 import logging
+import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+import hydra
 import torch
-from hydra import compose
-from hydra.errors import HydraException
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from sise.benchmark import sweeps
+from sise.benchmark.runner import Cell, message, name_of
 from sise.types import SuiteError, choose
 
 log = logging.getLogger(__name__)
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
 GROUPS = ("dataset", "model", "explainer", "protocol", "metrics", "engine", "experiment")
+NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overwrite", "dry_run", "estimate")
+"""Settings that change nothing of a protocol, a metric or an explainer."""
 
 
 def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = "evaluate") -> list[DictConfig]:
@@ -37,7 +52,7 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
     """
     experiment = OmegaConf.select(cfg, "experiment")
     if not experiment:
-        return [_with_departures(cfg, config_name, overrides)]
+        return _only(cfg, [_with_departures(cfg, config_name, overrides)])
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
     general = [o for o in overrides if o.split("=", 1)[0] not in ("model", "explainer")]
     models = [chosen["model"]] if "model" in chosen else list(experiment.models)
@@ -54,13 +69,21 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
         for cell in cells:
             of_cell = [*general, f"model={model}", *(f"{k}={v}" for k, v in cell.items())]
             configs.append(_with_departures(compose(config_name, of_cell), config_name, of_cell))
-    return configs
+    return _only(cfg, configs)
+
+
+def _only(cfg: DictConfig, configs: list[DictConfig]) -> list[DictConfig]:
+    """The cells that ``only`` names, or all."""
+    if not cfg.get("only"):
+        return configs
+    names = {name_of(config): config for config in configs}
+    return [names[choose("cell in `only`", name, list(names))] for name in cfg.only]
 
 
 def _with_departures(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Notes what single overrides changed in the protocol, the metrics or the explainer, so that tables can say so."""
     presets = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
-    if set(presets) == set(overrides):
+    if all(o in presets or o.split("=", 1)[0] in NO_DEPARTURE for o in overrides):
         return cfg
     shipped = compose(config_name, presets)
     with open_dict(cfg):
@@ -111,16 +134,83 @@ def keep_freed_memory() -> bool:
         return False
 
 
+def say_failures(cells: Sequence[Cell], broken: Iterable[str], overrides: Sequence[str]) -> None:
+    """After a run: every cell with something to do over, why, and the command that does just that."""
+    failed = [cell for cell in cells if cell.failures or cell.problem]
+    for cell in failed:
+        if cell.failures:
+            reason = max(cell.failures, key=cell.failures.__getitem__)
+            count = sum(cell.failures.values())
+            what = f"{count} pair{'s' * (count > 1)} failed, "
+            what += f"{cell.failures[reason]} of them: {reason}" if len(cell.failures) > 1 else reason
+            print(f"failed: {cell.name}: {what}", file=sys.stderr)
+    names = [cell.name for cell in failed] + list(broken)
+    if names:
+        kept = [o for o in overrides if o.split("=", 1)[0] not in ("only", "overwrite")]
+        only = [f"only=[{','.join(names)}]"] if len(names) < len(cells) + len(list(broken)) else []
+        print(f"again, just that: python {_script()} {shlex.join([*kept, *only])}".rstrip(), file=sys.stderr)
+
+
+def _script() -> str:
+    """The script as it was called, without folders above the repository."""
+    path = Path(sys.argv[0]).resolve()
+    return str(path.relative_to(CONFIGS.parent)) if path.is_relative_to(CONFIGS.parent) else path.name
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def script(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
+    """Makes a function of a configuration a command: ``@cli.script("evaluate")``.
+
+    Exit codes: 0 done; 1 some pairs failed, or jobs of a sweep; 2 something is wrong that the user can mend: one
+    message says what, and names what was meant where a name is unknown; 130 interrupted.
+
+    With ``-m`` (Hydra's multirun), each job runs in a process of its own, see :mod:`sise.benchmark.sweeps`.
+
+    Args:
+        config_name: The root configuration in ``configs/``.
+    """
+
+    def decorate(function: Callable[[DictConfig], int | None]) -> Callable[[], None]:
+        task = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(main(function))
+
+        @functools.wraps(function)
+        def command() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors of composition itself
+            words = sys.argv[1:]
+            try:
+                if all(not word.startswith("-") or word in ("-m", "--multirun") for word in words):
+                    _check_choices(_parsed(words))
+                task()
+            except (SuiteError, OmegaConfBaseException, HydraException) as error:
+                print(f"error: {_explained(error, config_name, _parsed(words))}", file=sys.stderr)
+                raise SystemExit(2) from None
+            except KeyboardInterrupt:
+                print("interrupted; every record so far is kept, the same command goes on from here", file=sys.stderr)
+                raise SystemExit(130) from None
+            finally:
+                code = sweeps.report(f"python {_script()}")
+            if code:
+                raise SystemExit(code)
+
+        return command
+
+    return decorate
+
+
 def main(function: Callable[[DictConfig], int | None]) -> Callable[[DictConfig], None]:
     """Turns an expected error into one readable message and exit code 2, a failure count into exit code 1."""
 
     @functools.wraps(function)
     def wrapped(cfg: DictConfig) -> None:
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.run_job(function.__code__.co_filename)
+            return
         try:
             failed = function(cfg)
         except (SuiteError, OmegaConfBaseException, HydraException) as error:
-            cause = _suite_error(error)
-            print(f"error: {cause if cause else error}", file=sys.stderr)
+            print(f"error: {message(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         if failed:
             print(f"{failed} pairs failed; their records say why. The same command tries them again.", file=sys.stderr)
@@ -129,8 +219,63 @@ def main(function: Callable[[DictConfig], int | None]) -> Callable[[DictConfig],
     return wrapped
 
 
-def _suite_error(error: BaseException | None) -> SuiteError | None:
-    """The user's error inside what Hydra wrapped around it while instantiating."""
-    while error is not None and not isinstance(error, SuiteError):
-        error = error.__cause__
-    return error
+# ---------------------------------------------------------------------- names that do not exist
+
+
+def _parsed(words: Sequence[str]) -> list[Override]:
+    """The overrides among a command line's words, as far as they can be read."""
+    found = []
+    for word in words:
+        if not word.startswith("-") and "=" in word:
+            try:
+                found += OverridesParser.create().parse_overrides([word])
+            except HydraException:  # Hydra says what is wrong with it
+                continue
+    return found
+
+
+def _check_choices(overrides: Sequence[Override]) -> None:
+    """Names the nearest option of a group; Hydra would pass over an experiment that does not exist."""
+    for override in overrides:
+        group = override.key_or_group
+        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+        if options and group != "hydra/launcher":
+            values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+            for value in values:
+                for name in value if isinstance(value, list) else [value]:  # scripts/explain.py takes several
+                    if name is not None:
+                        choose(group, str(name), options)
+
+
+def _explained(error: Exception, config_name: str, overrides: Sequence[Override]) -> str:
+    """The error's message; where a setting is unknown, the settings that were probably meant."""
+    if isinstance(error, SuiteError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {error}"
+    if launcher := [o.value() for o in overrides if o.key_or_group == "hydra/launcher"]:
+        return (
+            f"{message(error)}\nhydra/launcher={launcher[0]} may need an extra: pip install -e '.[joblib]', '.[slurm]' "
+            "or '.[ray]'; see docs/running.md."
+        )
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        groups = [o.input_line for o in overrides if (CONFIGS / o.key_or_group).is_dir() and not o.is_sweep_override()]
+        known = OmegaConf.to_container(compose(config_name, [o for o in groups if not o.startswith("hydra")]))
+    settings = {*known, *_keys(known), *(p.name for p in CONFIGS.iterdir() if p.is_dir())}
+    for override in overrides:
+        key = override.key_or_group
+        if key not in settings and not key.startswith("hydra") and not override.is_add():
+            depth = [name for name in sorted(settings) if name.count(".") == key.count(".")]
+            near = difflib.get_close_matches(key, depth, n=3, cutoff=0.7)
+            near = near or [name for name in sorted(settings) if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:3]
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else " See --help for all of them."
+            return f"unknown setting {key!r} in {override.input_line!r}.{hint}"
+    return message(error)
+
+
+def _keys(node: object, above: str = "") -> list[str]:
+    """Every dotted key of a configuration: groups of settings and settings."""
+    if not isinstance(node, dict):
+        return []
+    found = [f"{above}{name}" for name in node]
+    return found + [key for name, child in node.items() for key in _keys(child, f"{above}{name}.")]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -95,10 +94,9 @@ def estimate(cells: Sequence[runner.Cell], seconds: float = 60.0, limit: int | N
         on a shared one), ``missing`` images, ``hours alone``, ``hours shared``.
     """
     for cell in cells:
-        folder = Path(cell.cfg.outputs) / cell.name
-        if folder.exists():
-            with RunFolder(folder, cell.identity()) as opened:
-                cell.saved = {(r["image_id"], r["target"]): r["status"] for r in opened.read()}
+        if cell.path.exists():
+            records = RunFolder(cell.path, cell.identity()).read()
+            cell.saved = {(r["image_id"], r["target"]): r["status"] for r in records}
     groups: dict[str, list[runner.Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.probe_key(), []).append(cell)

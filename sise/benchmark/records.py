@@ -3,8 +3,11 @@
 A run folder, ``outputs/<dataset>/<model>/<explainer>/<variant>/``, holds
 
 * ``run.json``: the run's identity. A folder never mixes records of two identities.
-* ``records*.jsonl``: one line per (image, target), appended as they are found.
-* ``environment.json``: a list, one entry per session that wrote here: versions, devices, commit, command, time.
+* ``records*.jsonl``: one line per (image, target), appended as they are found; a file per shard, so that several
+  processes share a run. Files of other machines may be put beside them: all are read as one.
+* ``environment*.json``: beside each records file, a list with one entry per session that wrote it: versions, devices,
+  commit, code, settings of the engine, command, time.
+* ``records*.lock``: held by the process that writes; it says who.
 
 The keys of a record (values are fractions; percent appears only in tables):
 
@@ -25,6 +28,7 @@ The keys of a record (values are fractions; percent appears only in tables):
 ``mask_fraction``  share of the image the mask covers
 ``undefined``      names of the metrics whose value was set by definition (constant map, empty mask, ...)
 ``difficult``      the dataset's flag, where it has one
+``session``        which entry of ``environment*.json`` it was made in
 =================  =====================================================================================
 
 Numbers are finite: a value that is not is refused on the way in, since a table could only drop it silently. Further
@@ -33,18 +37,23 @@ keys are kept as they are.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,10 +65,22 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["RunFolder", "environment", "without_folders"]
+__all__ = ["DiskFull", "RunFolder", "differences", "environment", "without_folders"]
 
+SYNC_SECONDS = 10.0  # records a crash of the whole machine may cost; a killed process loses none
+LOCK_SECONDS = 1.0  # for how long a lock is tried: a glance at it (see RunFolder.writers) takes it for a moment
 _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _PACKAGES = ("torch", "torchvision", "torchray", "numpy", "scikit-image", "pillow", "captum", "pandas", "hydra-core")
+
+
+class DiskFull(SuiteError):
+    """No space left where something is to be kept; going on would lose what is computed."""
+
+    def __init__(self, where: Path) -> None:
+        super().__init__(
+            f"the disk of {where} is full. Every record so far is intact: free some space and give the same command "
+            "again, it goes on from here."
+        )
 
 
 class RunFolder:
@@ -70,6 +91,11 @@ class RunFolder:
         identity: What the run is, JSON values only. Written to ``run.json`` on first use; later it has to be equal.
         overwrite: Deletes the records and the identity of a former run first.
         shard: Name of this writer's records file, for several processes that share one run: ``records-<shard>.jsonl``.
+
+    Processes that write different shards may do so at the same time, on one machine or on a file system that several
+    share; of two that want the same, the second is refused. The lock (``flock``) ends with the process that holds it,
+    however it ends. Over NFS this needs version 4, or 3 with its lock daemon; where there are no locks, a warning says
+    so.
 
     Raises:
         SuiteError: If the folder holds another identity (the message lists every key that differs), if it is opened
@@ -85,11 +111,16 @@ class RunFolder:
         shard: str = "",
     ) -> None:
         self.path = Path(path)
-        self._file = self.path / (f"records-{shard}.jsonl" if shard else "records.jsonl")
+        suffix = f"-{shard}" if shard else ""
+        self._file = self.path / f"records{suffix}.jsonl"
+        self._environment_file = self.path / f"environment{suffix}.json"
+        self._session: str | None = None
         self._lock: _Lock | None = None
         self._descriptor: int | None = None
+        self._synced = 0.0
         if identity is not None:
-            self.path.mkdir(parents=True, exist_ok=True)
+            with _room(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 self._clear()
             self._claim(identity)
@@ -123,27 +154,21 @@ class RunFolder:
         new = json.loads(_dumps(dict(identity), f"the identity of {self.path}"))
         if not self._identity_file.exists():
             _write_atomically(self._identity_file, json.dumps(new, indent=2) + "\n", replace=False)
-        old, new = _flatten(self.identity), _flatten(new)
-        differences = [
-            f"  {key}: {_show(old, key)} -> {_show(new, key)}"
-            for key in sorted(old.keys() | new.keys())
-            if _show(old, key) != _show(new, key)
-        ]
-        if differences:
+        changed = differences(self.identity, new)
+        if changed:
             raise SuiteError(
                 f"{self.path} holds a run with other settings (there -> now):\n"
-                + "\n".join(differences)
+                + "\n".join(f"  {line}" for line in changed)
                 + "\nChoose another variant=<name> to keep both; overwrite=true (or deleting the folder) starts anew."
             )
 
     def _clear(self) -> None:
         """Deletes what a former run left, unless somebody is writing it."""
-        files = list(self._record_files())
-        locks = [_Lock(file) for file in files]
+        locks = self._locks()
         try:
             for lock in locks:
                 lock.acquire()
-            for file in [*files, self._identity_file, self.path / "environment.json"]:
+            for file in [*self._record_files(), self._identity_file, *self._environment_files()]:
                 file.unlink(missing_ok=True)
         finally:
             for lock in locks:
@@ -169,53 +194,79 @@ class RunFolder:
             SuiteError: If a record misses a key or holds a number that is not finite, if another process is writing,
                 or if the disk is full; what was written before is intact in every case.
         """
-        lines = "".join(_line(record) + "\n" for record in records).encode("ascii")
+        session = {"session": self._session} if self._session else {}
+        lines = "".join(_line(record | session) + "\n" for record in records).encode("ascii")
         if not lines:
             return
         self.lock()
-        if self._descriptor is None:
-            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            whole = _whole_lines(self._file.read_bytes(), self._file)
-            os.ftruncate(self._descriptor, len(whole))  # a torn line would swallow the next one
-        end = os.fstat(self._descriptor).st_size
-        written = 0
-        try:
-            while written < len(lines):  # one turn, save for a disk that fills up on the way
-                written += os.write(self._descriptor, lines[written:])
-        except OSError as error:
-            os.ftruncate(self._descriptor, end)
-            if error.errno in _FULL_DISK:
-                raise SuiteError(
-                    f"the disk of {self.path} is full. Every record so far is intact: free some space and give the "
-                    "same command again, it goes on from here."
-                ) from error
-            raise
+        with _room(self.path):
+            if self._descriptor is None:
+                self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                whole = _whole_lines(self._file.read_bytes(), self._file)
+                os.ftruncate(self._descriptor, len(whole))  # a torn line would swallow the next one
+                self._synced = time.monotonic()
+            end = os.fstat(self._descriptor).st_size
+            written = 0
+            try:
+                while written < len(lines):  # one turn, save for a disk that fills up on the way
+                    written += os.write(self._descriptor, lines[written:])
+                if time.monotonic() - self._synced > SYNC_SECONDS:
+                    os.fsync(self._descriptor)
+                    self._synced = time.monotonic()
+            except OSError:
+                os.ftruncate(self._descriptor, end)
+                raise
 
     def add_environment(self, entry: Mapping[str, Any]) -> None:
-        """Adds a session to ``environment.json``, unless it differs from the last one in nothing but time."""
-        sessions = self.environments()
-        entry = dict(entry)
-        if not sessions or {**sessions[-1], "time": None} != {**entry, "time": None}:
-            text = json.dumps([*sessions, entry], indent=2) + "\n"
-            _write_atomically(self.path / "environment.json", text)
+        """Says what the records from here on are made with; they name this entry as their ``session``.
+
+        Entries that differ in nothing but command and time are one session, and one that was here before is not
+        written again.
+        """
+        told = {key: value for key, value in entry.items() if key not in ("session", "command", "time")}
+        self._session = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        self.lock()
+        sessions = _environments(self._environment_file)
+        if all(known.get("session") != self._session for known in sessions):
+            text = json.dumps([*sessions, {"session": self._session, **entry}], indent=2) + "\n"
+            _write_atomically(self._environment_file, text)
 
     def close(self) -> None:
         """Lets the next writer in."""
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        try:
+            if self._descriptor is not None:
+                with _room(self.path):
+                    os.fsync(self._descriptor)
+        finally:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     # reading ----------------------------------------------------------------------------------------------------
 
     def _record_files(self) -> list[Path]:
         return sorted(self.path.glob("records*.jsonl"))
 
+    def _locks(self) -> list[_Lock]:
+        """Of every records file, also of those that were only locked so far."""
+        files = {*self._record_files(), *(f.with_suffix(".jsonl") for f in self.path.glob("records*.lock"))}
+        return [_Lock(file) for file in sorted(files)]
+
+    def _environment_files(self) -> list[Path]:
+        return sorted(self.path.glob("environment*.json"))
+
+    def writers(self) -> list[str]:
+        """Who is writing here now, one line per locked records file; of other machines as far as their locks show."""
+        return [lock.holder() for lock in self._locks() if lock.held()]
+
     def read(self) -> list[Record]:
-        """The records, one per (image, target): the last one, but never a failed one in place of one that is ok.
+        """The records of all files, one per (image, target), sorted: neither shards nor their order show.
+
+        Of several records of a pair it is the last one of the last file by name, but never a failed one in place of
+        one that is ok.
 
         Warns:
             UserWarning: If the last line of a file is torn; it is left out.
@@ -239,7 +290,7 @@ class RunFolder:
                     found[key] = record
         good = {image_id for (image_id, _), record in found.items() if record["status"] == "ok"}
         # a whole image's failure (target -1: its targets weren't known) gives way to any good record of it
-        return [r for (image_id, target), r in found.items() if target >= 0 or image_id not in good]
+        return [found[key] for key in sorted(found) if key[1] >= 0 or key[0] not in good]
 
     def done(self) -> set[tuple[str, int]]:
         """(image_id, target) of every record that is ok."""
@@ -250,9 +301,26 @@ class RunFolder:
         return {(r["image_id"], r["target"]) for r in self.read() if r["status"] != "ok"}
 
     def environments(self) -> list[dict[str, Any]]:
-        """The sessions that wrote here, oldest first; empty if none left word."""
-        file = self.path / "environment.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        """The sessions that wrote here, each once, oldest first; empty if none left word."""
+        entries = [entry for file in self._environment_files() for entry in _environments(file)]
+        first: dict[str, dict[str, Any]] = {}
+        for entry in sorted(entries, key=lambda entry: str(entry.get("time", ""))):
+            first.setdefault(entry.get("session") or json.dumps(entry), entry)
+        return list(first.values())
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys in which two identities differ, one line each: ``config.explainer.call.mu: 0.0 -> 0.3``."""
+    then, now = _flatten(dict(old)), _flatten(dict(new))
+    return [
+        f"{key}: {_show(then, key)} -> {_show(now, key)}"
+        for key in sorted(then.keys() | now.keys())
+        if _show(then, key) != _show(now, key)
+    ]
+
+
+def _environments(file: Path) -> list[dict[str, Any]]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 # records as text ------------------------------------------------------------------------------------------------
@@ -289,15 +357,30 @@ def _line(record: Record) -> str:
                 f"{who}: {key} is {number}, and a table could only drop it silently. Give the value that the metric's "
                 "definition sets and list the metric in 'undefined', or record the pair as failed."
             )
-    return _dumps(record, who)
+    return _dumps({"image_id": record["image_id"], **record}, who)  # the image first: see _whole_lines
 
 
 def _whole_lines(data: bytes, file: Path) -> bytes:
-    """``data`` up to its last line break; warns of what follows, the rest of a write that was cut short."""
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        warnings.warn(f"{file}: the last line is torn (a crash?) and is left out", stacklevel=3)
-    return whole
+    """``data`` up to the last image that was written whole; warns of what follows, the rest of a torn write.
+
+    An image's records are written together, so that those before a torn one go with it: whether they are all that the
+    image has cannot be told.
+    """
+    end = data.rfind(b"\n") + 1
+    if end == len(data):
+        return data
+    warnings.warn(f"{file}: the last write is torn (a crash?) and is left out", stacklevel=3)
+    lines = data[:end].splitlines(keepends=True)
+    image = _image_of(data[end:]) or (lines and _image_of(lines[-1]))
+    while image and lines and _image_of(lines[-1]) == image:
+        lines.pop()
+    return b"".join(lines)
+
+
+def _image_of(line: bytes) -> bytes | None:
+    """The image_id of a line, or of what is left of it, as it is written there."""
+    found = re.match(rb'\{"image_id": "((?:[^"\\]|\\.)*)"', line)
+    return found and found.group(1)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -314,30 +397,38 @@ def _show(flat: dict[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else "(absent)"
 
 
-def _write_atomically(file: Path, text: str, *, replace: bool = True) -> None:
-    """Writes a file as a whole or not at all; with ``replace=False`` a file that came first stays."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+@contextlib.contextmanager
+def _room(where: Path) -> Iterator[None]:
+    """Turns a full disk into a message a user can act on."""
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are private
-        if not replace:
-            try:
-                os.link(name, file)
-                return
-            except FileExistsError:
-                return
-            except OSError:  # a file system without hard links
-                pass
-        os.replace(name, file)
+        yield
     except OSError as error:
         if error.errno in _FULL_DISK:
-            raise SuiteError(f"the disk of {file.parent} is full; {file.name} was not written") from error
+            raise DiskFull(where) from error
         raise
-    finally:
-        Path(name).unlink(missing_ok=True)
+
+
+def _write_atomically(file: Path, text: str, *, replace: bool = True) -> None:
+    """Writes a file as a whole or not at all; with ``replace=False`` a file that came first stays."""
+    with _room(file.parent):
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)  # mkstemp's files are private
+            if not replace:
+                try:
+                    os.link(name, file)
+                    return
+                except FileExistsError:
+                    return
+                except OSError:  # a file system without hard links
+                    pass
+            os.replace(name, file)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 class _Lock:
@@ -348,26 +439,63 @@ class _Lock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        held = SuiteError(
-            f"another process is writing {self.file.with_suffix('.jsonl')}: wait for it or stop it, or choose another "
-            "variant=<name>"
-        )
-        if fcntl is None:  # no such locks here: the file's existence has to do
-            try:
-                self._descriptor = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                raise SuiteError(f"{held}. If no other process is, a crash left {self.file}: delete it") from None
-            return
-        descriptor = os.open(self.file, os.O_CREAT | os.O_RDWR, 0o666)
+        """Takes the lock and writes down who has it.
+
+        Raises:
+            SuiteError: If somebody else holds it.
+        """
+        last = time.monotonic() + LOCK_SECONDS
+        while not self._try():
+            if time.monotonic() > last:
+                raise SuiteError(
+                    f"another process is writing {self.file.with_suffix('.jsonl')} ({self.holder()}): wait for it or "
+                    "stop it, take another shard=, or choose another variant=<name>"
+                    + ("" if fcntl else f". If no process is, a crash left {self.file}: delete it")
+                )
+            time.sleep(0.05)
+        with contextlib.suppress(OSError):  # a full disk: it only helps others
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode(), 0)
+
+    def _try(self) -> bool:
+        with _room(self.file.parent):
+            if fcntl is None:  # no such locks here: the file's existence has to do
+                try:
+                    self._descriptor = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+                except FileExistsError:
+                    return False
+                return True
+            descriptor = os.open(self.file, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise held from None
+            return False
         except OSError as error:
             warnings.warn(f"{self.file}: no locks on this file system ({error}); see to it that one process writes",
                           stacklevel=2)  # fmt: skip
         self._descriptor = descriptor
+        return True
+
+    def holder(self) -> str:
+        """Who took the lock last."""
+        try:
+            return self.file.read_text(encoding="utf-8") or "a process that did not say more"
+        except OSError:
+            return "a process that did not say more"
+
+    def held(self) -> bool:
+        """Whether somebody holds it now."""
+        if fcntl is None or not self.file.exists():
+            return self.file.exists()
+        descriptor = os.open(self.file, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def release(self) -> None:
         if self._descriptor is not None:
@@ -388,7 +516,8 @@ def environment(device: Any = None) -> dict[str, Any]:
 
     Returns:
         ``packages`` (versions; ``None`` if missing), ``python``, ``platform``, ``device`` (its name), ``cpu``,
-        ``threads``, ``commit`` and ``dirty`` (``None`` outside a checkout), ``command`` and ``time`` (UTC).
+        ``cuda`` and ``cudnn`` (``None`` on a CPU), ``threads``, ``commit`` and ``dirty`` (``None`` outside a
+        checkout), ``command`` and ``time`` (UTC).
     """
     import torch
 
@@ -401,12 +530,18 @@ def environment(device: Any = None) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "cpu": cpu,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "commit": commit,
         "dirty": dirty,
         "command": " ".join(without_folders(word) for word in sys.argv),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": _now(),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str | None:
@@ -424,6 +559,7 @@ def _cpu_name() -> str:
     return name.group(1).strip() if name else platform.processor() or platform.machine()
 
 
+@functools.lru_cache(maxsize=1)
 def _commit() -> tuple[str | None, bool | None]:
     """Commit of the checkout this file is tracked in, and whether it has uncommitted changes."""
     here = Path(__file__).resolve()

@@ -2,6 +2,10 @@
 
 A *cell* is one run: (dataset, model, explainer, variant). Cells that see the same images through the same network in
 the same way are run together, image by image, on one probe, so that no forward pass is made twice.
+
+What is computed for an image depends on nothing else that was computed, before or beside it: seeds belong to (seed,
+image), batches have one shape, and an image's targets are explained together. So records are the same to the last
+digit whatever the shard or the order, and however often a run was interrupted.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,23 +23,61 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from metrics import keep_mask, undefined
-from sise.benchmark.records import RunFolder, environment
+from sise.benchmark.code_version import code_of, other_code
+from sise.benchmark.records import DiskFull, RunFolder, environment
 from sise.benchmark.score_cache import ScoreCache
-from sise.probe import Probe
-from sise.scoring import Scorer
-from sise.types import Dataset, Explainer, Model, Record, Sample, SuiteError, choose
+from sise.maps import over_map
+from sise.probe import CONFIDENCES, GRADIENT_SCORES, Probe
+from sise.scoring import PRECISIONS, Scorer
+from sise.types import Dataset, Explainer, Model, Record, Sample, SuiteError, UnknownName, choose
 
 log = logging.getLogger(__name__)
 
 TARGETS = ("all", "predicted", "argmax")
 FILLS = ("zero", "black", "mean", "blur")
 NOT_IDENTITY = ("root", "weights")  # where files lie says nothing about what they are: hashes do
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` (from 1) of ``count``: every ``count``-th image of the dataset's order.
+
+    The dataset's order belongs to a run's identity, so every machine splits it in the same way. Runs may be split
+    differently from one time to the next: what one split has computed, no other computes again.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard:
+        """``"2/4"`` -> the second of four; None -> everything."""
+        if text is None:
+            return cls(1, 1)
+        number, slash, count = str(text).partition("/")
+        if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise SuiteError(f"expected shard=i/n with 1 <= i <= n, e.g. shard=2/4; got shard={text}")
+
+    @property
+    def name(self) -> str:
+        """For file names: ``2-of-4``; empty for everything."""
+        return f"{self.number}-of-{self.count}" if self.count > 1 else ""
+
+    def of(self, ids: Sequence[str]) -> Sequence[str]:
+        """The images of this part."""
+        return ids[self.number - 1 :: self.count]
+
+
+EVERYTHING = Shard(1, 1)
 
 
 @dataclass
@@ -44,6 +87,9 @@ class Cell:
     Attributes:
         cfg: The resolved configuration.
         dataset, model: Loaded once and shared by the cells that name the same.
+        saved: Status of every record there is.
+        failures: Of this process: how many pairs failed, by the reason.
+        problem: Why the cell could not run, or not go on.
     """
 
     cfg: DictConfig
@@ -51,13 +97,18 @@ class Cell:
     model: Model
     saved: dict[tuple[str, int], str] = field(default_factory=dict)
     folder: RunFolder | None = None
+    failures: dict[str, int] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def name(self) -> str:
         """``<dataset>/<model>/<explainer>/<variant>``, also the run's folder below ``outputs``."""
-        cfg = self.cfg
-        seed = f"-seed{cfg.seed}" if cfg.explainer.stochastic else ""
-        return f"{self.dataset.name}/{cfg.model.name}/{cfg.explainer.name}/{cfg.variant}{seed}"
+        return name_of(self.cfg, self.dataset.name)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.cfg.outputs) / self.name
 
     @cached_property
     def explainer(self) -> Explainer:
@@ -80,8 +131,8 @@ class Cell:
         return {name: i for i, name in enumerate(self.model.classes)}
 
     def missing(self, image_id: str) -> list[int]:
-        """Targets of the image without a good record. Unless every class is explained, known only after a look."""
-        if self.cfg.protocol.targets != "all":
+        """Targets of the image without a good record; -1 stands for targets that only a look at the image can tell."""
+        if self.cfg.protocol.targets != "all" or not self.dataset.targets_of(image_id):
             return [] if any(i == image_id and s == "ok" for (i, _), s in self.saved.items()) else [-1]
         return [t for t in self.pairs(image_id) if self.saved.get((image_id, t)) != "ok"]
 
@@ -125,8 +176,19 @@ class Cell:
         }
 
 
-def make_cells(configs: Sequence[DictConfig]) -> list[Cell]:
+def name_of(cfg: DictConfig, dataset: str | None = None) -> str:
+    """A cell's name; the dataset's is its config's before it is loaded."""
+    seed = f"-seed{cfg.seed}" if cfg.explainer.stochastic else ""
+    return f"{dataset or cfg.dataset.name}/{cfg.model.name}/{cfg.explainer.name}/{cfg.variant}{seed}"
+
+
+def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = None) -> list[Cell]:
     """Loads each dataset and model once and makes a cell of every configuration.
+
+    Args:
+        configs: One per cell.
+        broken: Takes, by the cell's name, what is wrong with those whose data, weights or settings are; the others
+            are made. If None, or if none can be made, it is raised.
 
     Raises:
         SuiteError: If data, weights or a setting are wrong, or two cells would write to the same folder.
@@ -136,82 +198,152 @@ def make_cells(configs: Sequence[DictConfig]) -> list[Cell]:
     def load(node: DictConfig) -> Any:
         key = json.dumps(OmegaConf.to_container(node, resolve=True), sort_keys=True, default=str)
         if key not in loaded:
-            loaded[key] = instantiate(node)
+            try:
+                loaded[key] = instantiate(node)
+            except (SuiteError, HydraException, OmegaConfBaseException) as error:
+                loaded[key] = error
+        if isinstance(loaded[key], Exception):
+            raise loaded[key]
         return loaded[key]
 
     cells: list[Cell] = []
     for cfg in configs:
-        choose("protocol.targets", cfg.protocol.targets, TARGETS)
-        choose("protocol.fill", cfg.protocol.fill, FILLS)
-        choose("protocol.on_nan", cfg.protocol.on_nan, ("fail", "zero"))
-        cell = Cell(cfg, load(cfg.dataset.loader), load(cfg.model.loader))
-        if cell.name in {c.name for c in cells}:
-            raise SuiteError(f"two cells of this experiment share the run folder {cell.name}; give one a `variant=`.")
-        cells.append(cell)
+        name = name_of(cfg)
+        if name in {name_of(c.cfg) for c in cells}:
+            raise SuiteError(f"two cells of this experiment share the run folder {name}; give one a `variant=`.")
+        try:
+            choose("protocol.targets", cfg.protocol.targets, TARGETS)
+            choose("protocol.fill", cfg.protocol.fill, FILLS)
+            choose("protocol.on_nan", cfg.protocol.on_nan, ("fail", "zero"))
+            choose("protocol.confidence", cfg.protocol.confidence, CONFIDENCES)
+            choose("protocol.gradient", cfg.protocol.gradient, GRADIENT_SCORES)
+            choose("engine.precision", cfg.engine.precision, list(PRECISIONS))
+            cells.append(Cell(cfg, load(cfg.dataset.loader), load(cfg.model.loader)))
+        except (SuiteError, HydraException, OmegaConfBaseException) as error:
+            if broken is None or (cfg is configs[-1] and not cells):
+                raise
+            broken[name] = message(error)
+            log.error("%s cannot run: %s", name, broken[name])
     return cells
 
 
-def run(cells: Sequence[Cell], *, limit: int | None = None, overwrite: bool = False, dry_run: bool = False) -> int:
-    """Computes every missing record of the cells.
+def message(error: BaseException) -> str:
+    """What a user needs to know of an error: the suite's own message, where Hydra wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, SuiteError):
+        cause = cause.__cause__
+    return str(cause or error)
+
+
+def run(
+    cells: Sequence[Cell],
+    *,
+    limit: int | None = None,
+    overwrite: bool = False,
+    shard: Shard = EVERYTHING,
+    broken: Mapping[str, str] | None = None,
+) -> int:
+    """Computes every missing record of the cells. A cell that cannot run does not stop the others.
 
     Args:
         cells: From :func:`make_cells`.
         limit: First N images only.
         overwrite: Start the runs anew.
-        dry_run: Only say what would run.
+        shard: Only the images of this part (of the first N).
+        broken: Cells that could not be made, from :func:`make_cells`: reported with those that cannot run.
 
     Returns:
         How many pairs failed in this run.
+
+    Raises:
+        DiskFull: At once.
+        SuiteError: When everything else is done, if a cell could not run.
     """
+    if overwrite and shard.count > 1:
+        raise SuiteError(
+            "overwrite=true deletes what other shards have found; give it once without shard=, with limit=0 to compute "
+            "nothing, and then start the shards."
+        )
     for cell in cells:
-        folder = Path(cell.cfg.outputs) / cell.name
-        if dry_run and not folder.exists():
-            continue
-        cell.folder = RunFolder(folder, cell.identity(), overwrite=overwrite and not dry_run)
-        cell.saved = {(r["image_id"], r["target"]): r["status"] for r in cell.folder.read()}
+        with _problems_of([cell]):
+            cell.folder = RunFolder(cell.path, cell.identity(), overwrite=overwrite, shard=shard.name)
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.probe_key(), []).append(cell)
-    if dry_run:
-        _print_plan(cells, limit)
-        return 0
+        if not cell.problem:
+            groups.setdefault(cell.probe_key(), []).append(cell)
     failed = 0
-    for group in groups.values():
-        failed += _run_group(group, limit)
+    for number, group in enumerate(groups.values(), start=1):
+        with _problems_of(group):
+            failed += _run_group(group, limit, shard, f"{number}/{len(groups)} " if len(groups) > 1 else "")
+    wrong = {**(broken or {}), **{cell.name: cell.problem for cell in cells if cell.problem}}
+    problems = {problem: [name for name in wrong if wrong[name] == problem] for problem in wrong.values()}
+    if wrong and len(cells) == 1 and not broken:
+        raise SuiteError(*problems)
+    if wrong:
+        texts = [f"{', '.join(names)}: {problem}" for problem, names in problems.items()]
+        raise SuiteError(f"{len(wrong)} cells could not run, or not go on:\n" + "\n".join(texts))
     return failed
+
+
+@contextmanager
+def _problems_of(cells: Sequence[Cell]) -> Iterator[None]:
+    """Keeps what stops these cells from stopping the others; a full disk stops all."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        if not isinstance(error, SuiteError):
+            log.exception("%s stopped", ", ".join(cell.name for cell in cells))
+        for cell in cells:
+            if not cell.problem:
+                cell.problem = message(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
+                log.error("%s cannot run: %s", cell.name, cell.problem)
 
 
 # ---------------------------------------------------------------------- one group of cells, image by image
 
 
-def _run_group(cells: list[Cell], limit: int | None) -> int:
+def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -> int:
     dataset, model = cells[0].dataset, cells[0].model
-    wanted = {i: [c for c in cells if c.missing(i)] for i in dataset.ids[:limit]}
-    wanted = {i: needing for i, needing in wanted.items() if needing}
-    if not wanted:
-        log.info("%s on %s: nothing missing", model.name, dataset.name)
-        return 0
-    device = _device(cells[0].cfg.device)
-    network = model.network.to(device)
-    engine = cells[0].cfg.engine
-    scorer = Scorer(
-        network,
-        batch_size=engine.batch_size,
-        lossless=engine.lossless,
-        precision=engine.precision,
-        compile=engine.compile,
-    )
-    cache = _score_cache(cells[0], device) if engine.cache else None
     failed = 0
     with ExitStack() as stack:
+        cells = [cell for cell in cells if _opened(cell, stack)]
+        ids = shard.of(dataset.ids[:limit])
+        wanted = {i: needing for i in ids if (needing := [c for c in cells if c.missing(i)])}
+        if not wanted:
+            if cells:
+                log.info("%s on %s: nothing missing", model.name, dataset.name)
+            return 0
+        device = _device(cells[0].cfg.device, shard)
+        engine = cells[0].cfg.engine
+        scorer = Scorer(
+            model.network.to(device),
+            batch_size=engine.batch_size,
+            lossless=engine.lossless,
+            precision=engine.precision,
+            compile=engine.compile,
+            steady=True,
+        )
+        cache = _score_cache(cells[0], device) if engine.cache else None
         for cell in cells:
-            stack.enter_context(cell.folder)
-            cell.folder.add_environment(environment(device))
-        bar = stack.enter_context(tqdm(wanted.items(), desc=f"{dataset.name} × {model.name}", unit="image"))
+            settings = {"engine": OmegaConf.to_container(engine), "code": code_of(_identity_config(cell.cfg))}
+            cell.folder.add_environment(environment(device) | settings)
+            for files, count in other_code(cell.folder, cell.folder.read()).items():
+                text = "%s: %d records were made by other code (%s changed since); overwrite=true makes them anew"
+                log.warning(text, cell.name, count, ", ".join(files))
+        what = f"{place}{dataset.name} × {model.name}" + (f", shard {shard.number}/{shard.count}" if shard.name else "")
+        interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds between updates: a log file needs few
+        bar = stack.enter_context(tqdm(wanted.items(), desc=what, unit="image", mininterval=interval))
         for image_id, needing in bar:
+            needing = [cell for cell in needing if not cell.problem]
+            if not needing:
+                break
             try:
                 sample = dataset[image_id]
                 probe = _probe(cells[0], sample, scorer, device)
+            except UnknownName:
+                raise
             except Exception as error:
                 for cell in needing:
                     failed += _save_failures(cell, image_id, cell.missing(image_id), error)
@@ -225,21 +357,34 @@ def _run_group(cells: list[Cell], limit: int | None) -> int:
     return failed
 
 
+def _opened(cell: Cell, stack: ExitStack) -> bool:
+    """Locks a cell's records and reads what all processes have found until now; False if another one writes them."""
+    with _problems_of([cell]):
+        stack.enter_context(cell.folder)
+        cell.saved = {(r["image_id"], r["target"]): r["status"] for r in cell.folder.read()}
+    return not cell.problem
+
+
 def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> int:
     """Explains one image with every cell, then scores all their maps with one batch of passes, then saves."""
     failed = 0
     explained: list[tuple[Cell, list[int], Tensor, dict[str, Any]]] = []
     for cell in cells:
         bar.set_postfix_str(cell.cfg.explainer.name)
-        targets = _targets(cell, sample, probe)
-        if not targets:
-            continue
-        outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
-        probe.seed = _seed(cell.cfg.seed, sample.image_id)
+        targets = cell.missing(sample.image_id)
         try:
+            targets = _targets(cell, sample, probe)
+            if not targets:
+                continue
+            outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
+            probe.seed = _seed(cell.cfg.seed, sample.image_id)
             with probe.bill() as bill:
                 saliency = cell.explainer(probe, outputs)
             saliency = _checked(saliency, probe, len(targets), cell.cfg.protocol.on_nan)
+        except UnknownName as error:  # a setting, not this image, is wrong
+            with _problems_of([cell]):
+                raise error
+            continue
         except Exception as error:
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue
@@ -251,14 +396,15 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
         }
         explained.append((cell, targets, saliency, costs))
     if explained:
-        _remember_faithfulness_passes(explained, probe)
+        with suppress(Exception):  # what fails here fails again below, for its own cell
+            _remember_faithfulness_passes(explained, probe)
     for cell, targets, saliency, costs in explained:
         try:
             records = [_record(cell, sample, probe, t, s, costs) for t, s in zip(targets, saliency, strict=True)]
         except Exception as error:
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue
-        cell.folder.append(records)
+        cell.folder.append(r for r in records if cell.saved.get((sample.image_id, r["target"])) != "ok")
         cell.saved.update({(sample.image_id, t): "ok" for t in targets})
     return failed
 
@@ -303,6 +449,7 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
     log.warning("%s, image %s failed: %s", cell.name, image_id, reason)
     log.debug("traceback", exc_info=error)
     names = cell.dataset.classes
+    targets = [t for t in targets if cell.saved.get((image_id, t)) != "ok"]
     cell.folder.append(
         {
             "image_id": image_id,
@@ -313,6 +460,7 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
         }
         for t in targets
     )
+    cell.failures[reason] = cell.failures.get(reason, 0) + len(targets)
     return len(targets)
 
 
@@ -343,6 +491,7 @@ def _probe(cell: Cell, sample: Sample, scorer: Scorer, device: torch.device) -> 
         gradient=protocol.gradient,
         fill=_fill(protocol.fill, model, image),
         scorer=scorer,
+        classes=len(model.classes),
     )
     masks = _Masks()
     for target, mask in zip(sample.targets, sample.masks, strict=True):
@@ -370,14 +519,14 @@ def _fill(kind: str, model: Model, image: Tensor) -> Tensor | None:
 
         return gaussian_blur(image, kernel_size=11, sigma=5.0)  # RISE's insertion baseline
     colour = model.black if kind == "black" else model.mean
-    return torch.tensor(colour, dtype=image.dtype, device=image.device).view(1, -1, 1, 1)
+    return torch.tensor(colour, dtype=image.dtype, device=image.device).view(1, -1, *[1] * (image.ndim - 2))
 
 
 def _targets(cell: Cell, sample: Sample, probe: Probe) -> list[int]:
-    """PROTOCOL M8: which classes of the image are explained."""
+    """PROTOCOL M8: which classes of the image are explained; all of them, also where only one record is missing."""
     kind = cell.cfg.protocol.targets
     if kind == "all":
-        return cell.missing(sample.image_id)
+        return cell.pairs(sample.image_id)
     names = {name: i for i, name in enumerate(cell.dataset.classes)}
     scores = probe.scores()
     if kind == "argmax":
@@ -399,7 +548,7 @@ def _checked(saliency: Tensor, probe: Probe, count: int, on_nan: str) -> Tensor:
                 f"the explainer returned NaN or infinity for {int((~finite).sum())} of {count} maps; "
                 "protocol.on_nan=zero counts such a map as zero."
             )
-        saliency = torch.where(finite[:, None, None], saliency, 0)
+        saliency = torch.where(over_map(finite, saliency), saliency, 0)
     return saliency.detach().float()
 
 
@@ -408,9 +557,11 @@ def _seed(seed: int, image_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}".encode()).digest()[:4], "big")
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, shard: Shard = EVERYTHING) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", (shard.number - 1) % torch.cuda.device_count())  # shards share out the GPUs
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -447,11 +598,3 @@ def _budget_notes(cfg: DictConfig) -> Iterator[str]:
     full = cfg.budgets.paper.extremal_perturbation_iterations
     if cfg.explainer.name == "extremal_perturbation" and cfg.explainer.call.max_iter != full:
         yield f"{cfg.explainer.call.max_iter} iterations (paper: {full})"
-
-
-def _print_plan(cells: Sequence[Cell], limit: int | None) -> None:
-    for cell in cells:
-        pairs = [(i, t) for i in cell.dataset.ids[:limit] for t in cell.pairs(i)]
-        done = sum(cell.saved.get(p) == "ok" for p in pairs)
-        failed = sum(cell.saved.get(p) == "failed" for p in pairs)
-        print(f"{cell.name}: {done} done, {len(pairs) - done - failed} missing, {failed} failed")

@@ -1,17 +1,19 @@
 """Keeps what masked passes found on disk, so that thresholds, gates, readings and metrics change without one.
 
 One small file per image, named by the image's content in a folder named by everything else the scores depend on
-(network, weights, fill, precision, device, torch). Deleting any of it costs time and nothing else.
+(network, weights, fill, precision, device, torch). Deleting any of it costs time and nothing else. Processes may share
+it: a file is put in its place whole, and of two that are written at once the later one stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import tempfile
+import time
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +36,7 @@ class ScoreCache:
     def __init__(self, folder: str | Path, *depends_on: object) -> None:
         key = hashlib.sha256(repr((FORMAT, *depends_on)).encode()).hexdigest()
         self.folder = Path(folder) / key[:24]
+        self._made = False
 
     def file(self, image: Tensor) -> Path:
         """Where an image's scores lie."""
@@ -41,15 +44,17 @@ class ScoreCache:
         return self.folder / f"{hashlib.sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()[:32]}.npz"
 
     def restore(self, probe: Probe) -> bool:
-        """Gives a probe what is known of its image; False if nothing is. A damaged file counts as nothing."""
+        """Gives a probe what is known of its image; False if nothing is. A file of anything else counts as nothing."""
         file = self.file(probe.image)
         try:
             with np.load(file, allow_pickle=False) as state:
+                if sum(part.file_size for part in state.zip.infolist()) > file.stat().st_size:
+                    raise ValueError("it is compressed")  # not by this suite, and it may fill the memory
                 probe.restore(dict(state))
             return True
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        except Exception as error:  # a damaged file can raise anything
             log.warning("score cache %s cannot be read (%s); computing anew", file.name, error)
             return False
 
@@ -58,7 +63,7 @@ class ScoreCache:
         file = self.file(probe.image)
         temporary = None
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
                 np.savez(temporary, **probe.state(targets))
             os.replace(temporary.name, file)
@@ -66,3 +71,14 @@ class ScoreCache:
             log.warning("the score cache could not be written: %s", error)
             if temporary is not None:
                 Path(temporary.name).unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        """On first use; also clears away what killed processes left half written, a day ago or longer."""
+        if self._made:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in self.folder.glob("*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # another process does the same
+                if time.time() - file.stat().st_mtime > 86400:
+                    file.unlink()
+        self._made = True

@@ -1,0 +1,33 @@
+"""Says how far runs are: done, missing, stale and failed pairs per cell, and the time left; see configs/status.yaml."""
+
+# ruff: noqa: E402
+import sys
+
+sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+
+import time
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sise.benchmark import cli, runner, status
+
+
+@cli.script("status")
+def main(cfg: DictConfig) -> None:
+    overrides = [o for o in HydraConfig.get().overrides.task if o.split("=", 1)[0] not in ("outputs", "watch")]
+    broken: dict[str, str] = {}
+    cells = runner.make_cells(cli.compose_cells(cfg, overrides, "status"), broken) if overrides else None
+    while True:
+        if cells is None:
+            print(status.report(status.of_outputs(cfg.outputs)), flush=True)
+        else:
+            print(status.plan(cells, broken, limit=cfg.limit, shard=runner.Shard.parse(cfg.shard)), flush=True)
+        if not cfg.watch:
+            return
+        time.sleep(cfg.watch)
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Runs that are killed, crowded or out of space lose nothing: in the end the records and tables are those of a run
+that nothing happened to.
+
+``SISE_KILLS=50 pytest -s tests/test_faults.py`` is the long form: that many kills at random, of fresh processes, and
+one at every call that changes a file.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from zygote import wait
+
+from sise.benchmark import tables
+from sise.benchmark.records import RunFolder
+from sise.benchmark.score_cache import ScoreCache
+
+ROOT = Path(__file__).parents[1]
+EVALUATE = str(ROOT / "scripts" / "evaluate.py")
+CONFIGS = ["--config-dir", str(ROOT / "tests" / "configs"), "engine.malloc=false"]
+TOY = ["experiment=toy"]
+SHORT = ["dataset=toy", "model=toynet", "explainer=sise", "limit=2"]
+KILLS = int(os.environ.get("SISE_KILLS", "0"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+
+
+class Zygote:
+    """See tests/zygote.py."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "zygote.py")], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)  # fmt: skip
+
+    def __call__(self, outputs: Path, *overrides: str, **job) -> dict:
+        argv = [EVALUATE, *CONFIGS, f"outputs={outputs}", *(overrides or TOY)]
+        self.process.stdin.write(
+            json.dumps({"argv": argv, "log": str(self.log), "outputs": str(outputs), **job}) + "\n"
+        )
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def said(self) -> str:
+        """What the commands since the last look printed."""
+        text = self.log.read_text()
+        self.log.write_text("")
+        return text
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory):
+    zygote = Zygote(tmp_path_factory.mktemp("zygote") / "log")
+    yield zygote
+    zygote.process.stdin.close()
+    zygote.process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(zygote, tmp_path_factory):
+    """Outputs of a run that nothing happens to, and how long it takes."""
+    outputs = tmp_path_factory.mktemp("whole")
+    ended = zygote(outputs)
+    assert ended["exit"] == 1, zygote.said()  # image 03 is broken
+    return outputs, ended["seconds"]
+
+
+def found(outputs: Path) -> dict[str, list[dict]]:
+    """The records of every run, without what a clock said."""
+    runs = {}
+    for file in sorted(outputs.rglob("run.json")):
+        records = RunFolder(file.parent).read()
+        runs[str(file.parent.relative_to(outputs))] = [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+    return runs
+
+
+def tabulated(outputs: Path, results: Path) -> dict[str, list[str]]:
+    """Every line of every table, without those that say seconds."""
+    definition = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "table" / "default.yaml"))
+    published = ROOT / "results" / "published" / "published_results.csv"
+    files = tables.tabulate({"default": definition}, outputs=outputs, results=results, published=published,
+                            say=lambda text: None)  # fmt: skip
+    timed = re.compile("seconds|Run-time", re.IGNORECASE)
+    return {file.name: [x for x in file.read_text().splitlines() if not timed.search(x)] for file in files}
+
+
+def same(outputs: Path, whole: Path, tmp_path: Path) -> None:
+    assert found(outputs) == found(whole)
+    assert tabulated(outputs, tmp_path / "a") == tabulated(whole, tmp_path / "b")
+
+
+def test_killed_at_random_times(zygote, whole, tmp_path):
+    rng = random.Random(0)
+    expected, duration = whole
+    kills, finished, begun = 0, 0, time.monotonic()
+    while kills < (KILLS or 5):
+        outputs = tmp_path / str(finished)
+        after = rng.uniform(0, duration)
+        ended = fresh_process(outputs, after) if KILLS else zygote(outputs, seconds=after)
+        assert ended["exit"] in (1, -signal.SIGKILL), zygote.said()
+        kills += ended["exit"] == -signal.SIGKILL
+        if ended["exit"] == 1:  # it came to its end
+            same(outputs, expected, tmp_path)
+            finished, duration = finished + 1, min(duration, ended["seconds"] or duration)
+    assert zygote(outputs)["exit"] == 1, zygote.said()
+    same(outputs, expected, tmp_path)
+    seconds = time.monotonic() - begun
+    print(f"{kills} kills, {finished + 1} runs, each as the uninterrupted one in the end; {seconds:.0f} s")
+
+
+def fresh_process(outputs: Path, seconds: float) -> dict:
+    """As a user starts it; one kill in five comes while it starts."""
+    words = [sys.executable, EVALUATE, *CONFIGS, *TOY, f"outputs={outputs}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(words, env=ENVIRONMENT, cwd=ROOT, **quiet)
+    early = int(seconds * 1e6) % 5 == 0
+    return wait(process.pid, process.poll, None if early else outputs, seconds)
+
+
+def test_killed_at_every_change_of_a_file(zygote, tmp_path):
+    reference = tmp_path / "reference"
+    assert zygote(reference, *SHORT)["exit"] == 0, zygote.said()
+    expected, calls, outputs = found(reference), 0, tmp_path / "killed"
+    while (code := zygote(outputs, *SHORT, call=calls)["exit"]) == -signal.SIGKILL:
+        if calls % 3 == 0:  # every third time, look at what is left and begin anew; else go on from there
+            for run, records in found(outputs).items():
+                assert all(record in expected[run] for record in records)
+            assert zygote(outputs, *SHORT)["exit"] == 0, zygote.said()
+            assert found(outputs) == expected
+            shutil.rmtree(outputs)
+        calls += 1 if KILLS else 2
+    assert code == 0 and calls > 15
+    assert found(outputs) == expected
+
+
+def test_a_full_disk_at_any_time_is_one_message_and_loses_nothing(zygote, tmp_path):
+    reference = tmp_path / "reference"
+    assert zygote(reference, *SHORT)["exit"] == 0, zygote.said()
+    for call in (0, 4, 9, 14, 19):
+        outputs = tmp_path / str(call)
+        zygote.said()
+        assert zygote(outputs, *SHORT, full=call)["exit"] == 2
+        said = zygote.said()
+        assert said.count("error: ") == 1 and re.search(r"error: the disk of .* is full.*same command", said), said
+        assert zygote(outputs, *SHORT)["exit"] == 0, zygote.said()
+        assert found(outputs) == found(reference)
+
+
+def test_the_score_cache_is_whole_whoever_writes_it(tmp_path, caplog):
+    def probe(value):
+        state = {"targets": np.arange(3), "values": np.full(20000, value)}
+        return SimpleNamespace(image=torch.zeros(1, 3, 2, 2), state=lambda _: state, restore=seen.append)
+
+    def write(value):
+        for _ in range(25):
+            ScoreCache(tmp_path, "x").save(probe(value), [0])
+
+    seen = []
+    writers = [threading.Thread(target=write, args=(value,)) for value in (1.0, 2.0)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        ScoreCache(tmp_path, "x").restore(probe(0.0))
+    for writer in writers:
+        writer.join()
+    assert ScoreCache(tmp_path, "x").restore(probe(0.0)) and len(list(tmp_path.rglob("*"))) == 2
+    assert all(len(set(state["values"])) == 1 for state in seen) and not caplog.records
+
+
+def test_what_killed_processes_left_in_the_score_cache_is_cleared_after_a_day(tmp_path):
+    cache = ScoreCache(tmp_path, "x")
+    cache.folder.mkdir()
+    for name, age in (("old.tmp", 90000), ("new.tmp", 10), ("old.npz", 90000)):
+        (cache.folder / name).write_text("")
+        os.utime(cache.folder / name, (time.time() - age,) * 2)
+    cache.save(SimpleNamespace(image=torch.zeros(1), state=lambda _: {"targets": np.arange(1)}), [0])
+    assert {"new.tmp", "old.npz"} < {file.name for file in cache.folder.iterdir()}
+    assert not (cache.folder / "old.tmp").exists()
