@@ -1,5 +1,7 @@
 """Arithmetic that every produced table must obey (PROTOCOL 6.4): a violation means a bug, not a finding.
 
+T4, Table 6's column for μ = 0 is Table 1's SISE, needs no check: both are made of the same run's records.
+
 A table is a pandas DataFrame of percent, one row per cell and one column per metric, named as in the records;
 the row's index names the cell in messages. Missing columns and NaN are cells that were not run, and are
 skipped. ``tolerance`` is in percentage points: leave it for means of unrounded records, 0.01 for ones rounded to
@@ -21,6 +23,7 @@ def check(
     cells: pd.DataFrame,
     *,
     uniform: pd.DataFrame | None = None,
+    above_uniform: bool = False,
     mask_fractions: Sequence[float] = (),
     fraction: float = 0.20,
     pixels: int = 224 * 224,
@@ -31,7 +34,8 @@ def check(
     Args:
         cells: The table, percent. All cells of one dataset, where ``mask_fractions`` are given.
         uniform: The rows of the uniform control, if it was run.
-        mask_fractions: Per pair, the mask's share of the image (a fraction); empty = T2 and T3 are not
+        above_uniform: Also check T5, which is of COCO.
+        mask_fractions: Per pair, the mask's share of the image (a fraction); empty = T2, T3 and T5 are not
             checked.
         fraction: mIoU's share of salient pixels.
         pixels: Pixels per image.
@@ -45,6 +49,8 @@ def check(
         if uniform is not None:
             found += check_uniform(uniform, mask_fractions, tolerance=tolerance)
         found += check_miou(cells, mask_fractions, fraction=fraction, pixels=pixels, tolerance=tolerance)
+        if above_uniform:
+            found += check_above_uniform(cells, mask_fractions)
     return found
 
 
@@ -71,6 +77,19 @@ def check_uniform(cells: pd.DataFrame, mask_fractions: Sequence[float], *, toler
         if metric in cells
         for index, value in cells[metric].items()
         if abs(value - expected) > tolerance
+    ]
+
+
+def check_above_uniform(cells: pd.DataFrame, mask_fractions: Sequence[float]) -> list[str]:
+    """T5: on COCO an explainer's EBPG exceeds the masks' mean share of the image, as all published ones do.
+
+    One that does not is broken, or the masks are not the segmentations: boxes would be larger than RISE's 11.35.
+    """
+    expected = 100 * float(_fractions(mask_fractions).mean())
+    return [
+        f"T5: {_name(index)}: EBPG {value:.2f} does not exceed the mean mask fraction {expected:.2f}"
+        for index, value in cells.get("EBPG", pd.Series(dtype=float)).items()
+        if value <= expected
     ]
 
 

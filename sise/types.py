@@ -57,7 +57,7 @@ class Sample:
 
     Attributes:
         image_id: Always a string, so that leading zeros survive ("000067").
-        image: PIL image, RGB, at its own size.
+        image: PIL image, RGB, at its own size; of a dataset of signals, whatever their network's ``preprocess`` takes.
         targets: T class indices of the dataset, ascending, one per explained class.
         masks: (T, H, W) bool array at the image's own size; ``masks[i]`` is the region of ``targets[i]``.
         info: Anything else worth recording per image (e.g. ``{"difficult": [False, True]}``, one entry per target).
@@ -76,7 +76,7 @@ class Dataset(Protocol):
     Attributes:
         name: The dataset's name in configs and tables.
         classes: The K class names; a target is an index into them.
-        ids: Image ids in evaluation order, each unique.
+        ids: Image ids in evaluation order, each unique. An image whose annotation cannot be read is one of them.
     """
 
     name: str
@@ -84,13 +84,13 @@ class Dataset(Protocol):
     ids: tuple[str, ...]
 
     def targets_of(self, image_id: str) -> tuple[int, ...]:
-        """The targets of an image, without reading the image."""
+        """The targets of an image, without reading the image; none if its annotation cannot be read."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, image_id: str) -> Sample:
-        """Reads one sample by its id."""
+        """Reads one sample by its id; a ``SuiteError`` says why it cannot be read."""
         ...
 
     def fingerprint(self) -> str:
@@ -103,7 +103,8 @@ class Model:
     """A network with everything needed to feed it and to name its parts.
 
     Attributes:
-        network: ``(N, 3, H, W) network input -> (N, K) scores``, in eval mode.
+        network: ``(N, 3, H, W) network input -> (N, K) scores``, in eval mode. A network of signals takes (N, C, L):
+            where shapes below say (H, W), its are (L,).
         name: The model's name in configs and tables.
         classes: Names of the K scores; a dataset's target c is the model's output ``classes.index(name of c)``.
         layers: SISE's layers, low to high (the inputs of the network's downsampling stages).
@@ -137,11 +138,15 @@ class SuiteError(Exception):
     """A mistake the user can mend. The message says what was expected, what came and what to do."""
 
 
+class UnknownName(SuiteError):
+    """A setting has a value that there is not: no sample's fault, so nothing to go on with."""
+
+
 def choose(name: str, value: str, known: Sequence[str]) -> str:
     """Returns ``value`` if it is one of ``known``.
 
     Raises:
-        SuiteError: Otherwise; the message lists the known values and the nearest.
+        UnknownName: Otherwise; the message lists the known values and the nearest.
     """
     if value in known:
         return value
@@ -149,4 +154,4 @@ def choose(name: str, value: str, known: Sequence[str]) -> str:
 
     near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise SuiteError(f"unknown {name} {value!r}; expected one of: {', '.join(map(str, known))}.{hint}")
+    raise UnknownName(f"unknown {name} {value!r}; expected one of: {', '.join(map(str, known))}.{hint}")

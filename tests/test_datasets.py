@@ -179,7 +179,7 @@ class TestVOC:
         for image_id, message in (
             ("000007", "does not exist"),
             ("000012", "not a readable image"),
-            ("3", r"9x8 pixels, its annotation says 10x8"),
+            ("3", r"9x8 pixels, expected 10x8"),
             ("4", "no image '4'"),
         ):
             with pytest.raises(SuiteError, match=message):
@@ -195,7 +195,7 @@ class TestVOC:
             (annotation([("dog", ("x", 1, 4, 2), False)]), "not a VOC annotation"),
             (annotation([("dog", ("1e999", 1, 4, 2), False)]), "not a VOC annotation"),
             (annotation([("", (1, 1, 4, 2), False)]), "no <name>"),
-            (annotation([("hound", (1, 1, 4, 2), False)]), r"'hound', expected one of: aeroplane.*loader\.classes"),
+            (annotation([("hound", (1, 1, 4, 2), False)]), r"'hound'; expected one of: aeroplane.*loader\.classes"),
             ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type"),
         ],
     )
@@ -321,7 +321,7 @@ class TestCOCO:
         write_coco(tmp_path, ())
         with pytest.raises(SuiteError, match="annotates no object"):
             COCO2014(tmp_path)
-        for text in ("{", "[]", '{"images": [{"id": 1}], "annotations": []}'):
+        for text in ("{", "[]", '{"images": [{"id": "1"}], "annotations": []}'):
             (tmp_path / "annotations" / "instances_val2014.json").write_text(text)
             with pytest.raises(SuiteError, match="not a COCO annotation file"):
                 COCO2014(tmp_path)
@@ -447,6 +447,12 @@ class TestPhotos:
         for changes in ({"class": "cat"}, {"x0": "a"}):
             with pytest.raises(SuiteError, match="malformed"):
                 self.edited(tmp_path, "chelsea", **changes)
+
+    def test_boxes_and_crops_outside_of_the_photo_are_explained(self, tmp_path):
+        with pytest.raises(SuiteError, match=r"table\.csv, 'chelsea': the box x 9000\.\.9001.* has no pixel"):
+            self.edited(tmp_path, "chelsea", x0="9000", x1="9001")["chelsea"]
+        with pytest.raises(SuiteError, match=r"the crop \(107, 0, 10000000, 427\) leaves the 640x427 photo"):
+            self.edited(tmp_path, "rocket", crop_x1="10000000")["rocket"]
 
     def test_the_fingerprint_follows_boxes(self, tmp_path):
         assert self.edited(tmp_path, "chelsea").fingerprint() != self.edited(tmp_path, "chelsea", x0="1").fingerprint()

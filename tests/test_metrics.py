@@ -105,7 +105,7 @@ def slow(saliency, mask, fraction):
     return energy, iou, sum(len(top & inside) / len(inside) for top in tops) / len(tops)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.integers(1, 4).flatmap(
         lambda width: st.tuples(
@@ -257,7 +257,7 @@ def pairs(draw):
     return torch.tensor(values, dtype=torch.float32).reshape(height, width), torch.tensor(truth).reshape(height, width)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(pairs())
 def test_bounds_and_invariances(pair):
     saliency, mask = pair
@@ -278,7 +278,7 @@ def test_bounds_and_invariances(pair):
         assert ebpg(saliency, mask) + ebpg(saliency, ~mask) == pytest.approx(1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(pairs())
 def test_the_mask_itself_is_a_perfect_map(pair):
     _, mask = pair
@@ -352,7 +352,7 @@ def test_keep_mask_refuses():
         keep_mask(torch.rand(4), rule="exactly")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(pairs(), st.floats(0, 0.99))
 def test_keep_mask_is_the_threshold_of_the_protocol(pair, fraction):
     """PROTOCOL section 3, in numpy."""
@@ -449,7 +449,7 @@ def test_wrong_faithfulness_input_is_refused(metric):
         metric(FakeProbe([[torch.nan, 0], [0, 0]]), 1, torch.rand(2, 2))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=6), st.permutations(range(6)), st.floats(0, 1))
 def test_a_pair_that_gained_has_not_dropped(weights, order, fraction):
     """T1 for one pair; with confidences in [0, 1], through a sigmoid."""
@@ -486,6 +486,28 @@ def test_t2_and_t3():
     assert [line[:2] for line in found] == ["T2", "T2", "T3"]
     assert "41.00" in found[0] and "40.00" in found[0] and "55.56" in found[2]
     assert arithmetic.check_uniform(wrong[["mIoU"]], masks) == []
+
+
+def test_t5():
+    cells = pd.DataFrame({"EBPG": [11.35, 9.0, 8.0]}, index=["RISE", "no better", "worse"])
+    masks = [0.1, 0.08]
+    found = arithmetic.check(cells, mask_fractions=masks, above_uniform=True)
+    assert [line.split(":")[1] for line in found] == [" no better", " worse"] and "9.00" in found[1]
+    assert arithmetic.check(cells, mask_fractions=masks) == []
+    assert arithmetic.check(cells[[]], mask_fractions=masks, above_uniform=True) == []
+
+
+def test_published_tables_obey():
+    """T1 of every table that has both; T4: Table 6's μ = 0 is Table 1's ResNet-50."""
+    file = Path(__file__).parent.parent / "results" / "published" / "published_results.csv"
+    published = pd.read_csv(file).query("source == 'sise' and metric != 'Runtime (s)'")
+    wide = published.pivot_table(index=["table", "model", "method"], columns="metric", values="value")
+    assert arithmetic.check_drop_increase(wide.dropna(subset=["Drop%", "Increase%"])) == []
+    assert len(wide.dropna(subset=["Drop%", "Increase%"])) == 16 + 16 + 6 + 4
+    metrics = ["EBPG", "mIoU", "Bbox", "Drop%", "Increase%"]
+    table1, table6 = (wide.loc[key, metrics] for key in
+                      [("SISE Table 1", "resnet50", "SISE"), ("SISE Table 6", "resnet50", "SISE mu=0")])  # fmt: skip
+    assert table1.tolist() == table6.tolist()
 
 
 def test_ceiling_is_reached_by_the_best_map_and_counts_pixels():

@@ -143,6 +143,10 @@ def test_transparent_pixels_are_white_and_black_and_white_is_kept():
     palette.putpalette([10, 20, 30])
     palette.info["transparency"] = 0
     assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
+    colour_key = Image.new("RGB", (2, 1), (10, 20, 30))
+    colour_key.putpixel((1, 0), (10, 20, 31))
+    colour_key.info["transparency"] = (10, 20, 30)
+    assert [to_rgb(colour_key).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 31)]
     assert to_rgb(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == (255, 255, 255)
 
 
@@ -173,6 +177,17 @@ def test_an_exif_orientation_is_left_alone(tmp_path):
 def test_wrong_settings_are_explained(options, message):
     with pytest.raises(SuiteError, match=message):
         Preprocessing(**options)
+
+
+@pytest.mark.parametrize("shape", [(1, 51), (10**6, 7)])
+def test_strips_would_become_huge_and_are_refused_unless_squashed(shape):
+    """A row of 51 pixels, its side scaled to 224, would become 11424 pixels wide."""
+    for geometry in ("shorter_side", "center_crop"):
+        for call, given in (("__call__", Image.new("1", shape)), ("resize_mask", np.ones(shape, dtype=bool))):
+            with pytest.raises(SuiteError, match=rf"geometry={geometry} takes images up to 50 times.*squash"):
+                getattr(Preprocessing(geometry=geometry), call)(given)
+    assert Preprocessing(geometry="shorter_side")(Image.new("1", (50, 1))).shape == (3, 224, 11_200)
+    assert Preprocessing()(Image.new("1", shape)).shape == (3, 224, 224)
 
 
 def test_a_mask_of_another_shape_is_refused():

@@ -3,28 +3,31 @@
 Every class is a `sise.types.Dataset`. Annotations are read once, on construction; images when they are asked for.
 Boxes leave this module as x0, y0, x1, y1 in 0-based pixels, half-open: the pixel columns of a box are
 ``range(x0, x1)``. `verify_counts` says how much of the published data set was found; a part of it is never an error.
+
+An image whose annotation cannot be read stays in ``ids``, without targets; reading it raises the reason. So a run
+records it as failed and goes on, and nothing wrong slips in. What a file claims (sizes, run lengths, coordinates) is
+checked before memory is taken for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import hashlib
 import importlib.util
-import io
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sise.benchmark.preprocessing import to_rgb
 from sise.types import Sample, SuiteError, choose
@@ -56,6 +59,12 @@ COCO_CLASSES = (
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _COCO_INDEX = {category: index for index, category in enumerate(n for n in range(1, 91) if n not in _COCO_UNUSED)}
 
+#: COCO's own names of the classes that TorchRay calls otherwise.
+_COCO_RENAMED = {
+    "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "potted plant": "pottedplant",
+    "dining table": "diningtable", "tv": "tvmonitor",
+}  # fmt: skip
+
 #: Published facts of the VOC 2007 test set (PROTOCOL 6.1): pairs with a non-difficult object + difficult-only pairs.
 _VOC_TEST_IMAGES = 4952
 _VOC_TEST_PAIRS = (
@@ -83,33 +92,75 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _read_image(path: Path, dataset: str) -> Image.Image:
-    """The RGB image in a file.
+#: File formats that are tried, whatever a file's name says. Not all of Pillow's: it has a program run PostScript.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+
+#: Largest image that is decoded: Pillow's limit, 256 MiB as RGB.
+_MAX_PIXELS = 2**30 // 12
+
+
+def _read_image(
+    path: Path,
+    dataset: str,
+    size: tuple[int, int] | None = None,
+    convert: Callable[[Image.Image], Any] = to_rgb,
+) -> Any:
+    """The image in a file as RGB, or what ``convert`` makes of it.
+
+    Args:
+        path: The file.
+        dataset: Named in messages.
+        size: (width, height) that is expected, compared before anything is decoded; None = any.
+        convert: Of the decoded image in its own mode.
 
     Raises:
-        SuiteError: If there is none, or it cannot be decoded.
+        SuiteError: If there is none, it cannot be decoded, or it has another size or more than 89 million pixels.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            if size not in (None, image.size):
+                raise SuiteError(
+                    f"{dataset}: {path} is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}: the "
+                    "ground truth would not fit; unpack it again"
+                )
+            if image.width * image.height > _MAX_PIXELS:
+                raise SuiteError(
+                    f"{dataset}: {path} claims {image.width}x{image.height} pixels, more than {_MAX_PIXELS}: it may be "
+                    "made to fill the memory; if not, scale it and its annotation down"
+                )
             image.load()
-            return to_rgb(image)
+            return convert(image)
+    except SuiteError:
+        raise
     except FileNotFoundError:
         raise SuiteError(f"{dataset}: expected the image {path}, which does not exist; unpack it again") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise SuiteError(f"{dataset}: {path} is not a readable image ({error}); unpack it again") from error
 
 
 def _fill_boxes(boxes: Sequence[Sequence[int]], height: int, width: int) -> np.ndarray:
-    """The union of boxes (x0, y0, x1, y1, half-open) as a (height, width) bool mask; parts outside are cut off."""
+    """The union of boxes (x0, y0, x1, y1, half-open) as a (height, width) bool mask; parts outside are cut off.
+
+    Raises:
+        ValueError: If a box has no pixel of the image.
+    """
     mask = np.zeros((height, width), dtype=bool)
     for x0, y0, x1, y1 in boxes:
-        mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+        covered = mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+        if covered.size == 0:
+            raise ValueError(f"the box x {x0}..{x1}, y {y0}..{y1} has no pixel of the {width}x{height} image")
+        covered[:] = True
     return mask
 
 
 def _digest(*parts: Any) -> str:
     """sha256 (hex) of JSON-able parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in words also where it says only a key."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 class _Samples:
@@ -119,10 +170,10 @@ class _Samples:
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     _targets: dict[str, tuple[int, ...]]
-    _fingerprint: str
+    _unreadable: Mapping[str, str] = MappingProxyType({})  # ids, and why their annotation cannot be read
 
     def targets_of(self, image_id: str) -> tuple[int, ...]:
-        """The targets of an image, ascending, without reading the image.
+        """The targets of an image, ascending, without reading the image; none if its annotation cannot be read.
 
         Raises:
             SuiteError: If there is no such image.
@@ -141,9 +192,28 @@ class _Samples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def _readable(self, image_id: str) -> tuple[int, ...]:
+        """The targets of an image.
+
+        Raises:
+            SuiteError: If there is no such image, or its annotation cannot be read.
+        """
+        targets = self.targets_of(image_id)
+        if image_id in self._unreadable:
+            raise SuiteError(self._unreadable[image_id])
+        return targets
+
     def fingerprint(self) -> str:
         """sha256 (hex) over ids, targets and annotation content: changes when the ground truth does."""
         return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return _digest(*self._content())
+
+    def _content(self) -> Sequence[Any]:
+        """All that the ground truth depends on, JSON-able."""
+        raise NotImplementedError
 
     def _warn_if_partial(self) -> None:
         complete, message = self.verify_counts()
@@ -178,7 +248,7 @@ def _parse_xml(data: bytes) -> ElementTree.Element:
     try:
         parser.Parse(data, True)
         return builder.close()
-    except (expat.ExpatError, AssertionError) as error:
+    except (expat.ExpatError, AssertionError, LookupError) as error:  # the last: of an unknown encoding
         raise ValueError(f"it is not well-formed XML: {error}") from error
 
 
@@ -219,6 +289,13 @@ def _parse_annotation(data: bytes) -> dict[str, Any]:
     return {"size": size, "objects": objects}
 
 
+def _numbers(picture: Image.Image) -> np.ndarray:
+    """(h, w) uint8 class or object numbers of a segmentation picture."""
+    if picture.mode not in ("P", "L"):
+        raise ValueError(f"expected numbers, mode P or L, got mode {picture.mode}")
+    return np.array(picture)
+
+
 class VOC2007(_Samples):
     """PASCAL VOC 2007 in its official folders: one target per class of an image, masks from boxes (PROTOCOL E2).
 
@@ -247,10 +324,8 @@ class VOC2007(_Samples):
         listed: All ids of the list; ``ids`` are those with a target.
 
     Raises:
-        SuiteError: If the folder, the list or every annotation is missing, or an annotation is malformed.
+        SuiteError: If the folder, the list or every annotation is missing or malformed.
     """
-
-    _override = "dataset.root"
 
     def __init__(
         self,
@@ -271,15 +346,19 @@ class VOC2007(_Samples):
         self._without_annotation: list[str] = []
         self._without_mask: list[str] = []
         self._annotations: dict[str, dict[str, Any]] = {}
-        self._targets = {}
+        self._targets, self._unreadable = {}, {}
         for image_id in self.listed:
-            self._read_annotation(image_id)
+            try:
+                self._read_annotation(image_id)
+            except SuiteError as error:
+                self._targets[image_id], self._unreadable[image_id] = (), str(error)
         self.ids = tuple(self._targets)
-        if not self.ids:
+        if not self._annotations:
             raise SuiteError(
                 f"{self.name}: {self.folder} lists {_plural(len(self.listed), 'image')} for split={split}, of which "
-                f"{len(self._without_annotation)} have no annotation and {len(self._without_mask)} no mask: nothing "
-                f"is left; {self._how_to_get()}"
+                f"{len(self._without_annotation)} have no annotation, {len(self._unreadable)} a malformed one and "
+                f"{len(self._without_mask)} no mask: nothing is left; "
+                + next(iter(self._unreadable.values()), self._how_to_get())
             )
         if verify:
             self._warn_if_partial()
@@ -287,8 +366,7 @@ class VOC2007(_Samples):
     def _how_to_get(self) -> str:
         return (
             "download VOCtest_06-Nov-2007.tar (split test) or VOCtrainval_06-Nov-2007.tar (train, val) from the "
-            "PASCAL VOC site, unpack it where `VOCdevkit` is to lie, and give that folder with "
-            f"{self._override}=<folder>"
+            "PASCAL VOC site, unpack it where `VOCdevkit` is to lie, and give that folder with dataset.root=<folder>"
         )
 
     def _find(self, root: Path) -> Path:
@@ -311,10 +389,17 @@ class VOC2007(_Samples):
                 f"{', '.join(found) or 'none'}"
             ) from None
         # Lists of one class carry a second column; a repeated id would be counted twice.
-        return tuple(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+        ids = tuple(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+        for image_id in ids:
+            if Path(image_id).name != image_id:
+                raise SuiteError(f"{self.name}: {path} lists {image_id!r}, expected names of files without folders")
+        return ids
+
+    def _annotation_file(self, image_id: str) -> Path:
+        return self.folder / "Annotations" / f"{image_id}.xml"
 
     def _read_annotation(self, image_id: str) -> None:
-        path = self.folder / "Annotations" / f"{image_id}.xml"
+        path = self._annotation_file(image_id)
         try:
             annotation = _parse_annotation(path.read_bytes())
         except FileNotFoundError:
@@ -324,14 +409,12 @@ class VOC2007(_Samples):
             raise SuiteError(
                 f"{self.name}: {path} is not a VOC annotation: {error}; unpack it again or take it off the list"
             ) from error
-        indices = []
-        for name, _, _ in annotation["objects"]:
-            if name not in self.classes:
-                raise SuiteError(
-                    f"{self.name}: {path} names the class {name!r}, expected one of: {', '.join(self.classes)}; "
-                    f"give other classes with {self._override.rsplit('.', 1)[0]}.loader.classes=[...]"
-                )
-            indices.append(self.classes.index(name))
+        try:
+            indices = [self.classes.index(choose("class", name, self.classes)) for name, _, _ in annotation["objects"]]
+        except SuiteError as error:
+            raise SuiteError(
+                f"{self.name}: {path}: {error} Other classes are given with dataset.loader.classes=[...]"
+            ) from error
         targets = sorted(
             {c for c, (_, _, hard) in zip(indices, annotation["objects"], strict=True) if self.difficult or not hard}
         )
@@ -362,17 +445,7 @@ class VOC2007(_Samples):
         path = self._mask_file(image_id)
         if path is None:
             raise SuiteError(f"{self.name}: expected {self.folder / 'SegmentationClass' / (image_id + '.png')}")
-        try:
-            with Image.open(path) as picture:
-                if picture.mode not in ("P", "L"):
-                    raise SuiteError(f"{self.name}: expected class numbers (mode P or L) in {path}, got {picture.mode}")
-                values = np.array(picture)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise SuiteError(f"{self.name}: {path} is not a readable image ({error}); unpack it again") from error
-        if values.shape != (height, width):
-            raise SuiteError(
-                f"{self.name}: {path} is {values.shape[1]}x{values.shape[0]} pixels, its image {width}x{height}"
-            )
+        values = _read_image(path, self.name, (width, height), _numbers)
         if path.parent.name == "SegmentationClass":
             return np.stack([values == target + 1 for target in self.targets_of(image_id)])
         indices = self._annotations[image_id]["indices"]
@@ -389,22 +462,20 @@ class VOC2007(_Samples):
         A target is difficult if all objects of its class in the image are.
 
         Raises:
-            SuiteError: If the id is unknown, or a file is missing, unreadable or of another size than annotated.
+            SuiteError: If the id is unknown, the annotation malformed, a box outside of the image, or a file missing,
+                unreadable or of another size than annotated.
         """
-        targets = self.targets_of(image_id)
+        targets = self._readable(image_id)
         annotation = self._annotations[image_id]
-        path = self.folder / "JPEGImages" / f"{image_id}.jpg"
-        image = _read_image(path, self.name)
-        if annotation["size"] not in (None, image.size):
-            raise SuiteError(
-                f"{self.name}: {path} is {image.width}x{image.height} pixels, its annotation says "
-                f"{annotation['size'][0]}x{annotation['size'][1]}: the boxes would not fit; unpack it again"
-            )
+        image = _read_image(self.folder / "JPEGImages" / f"{image_id}.jpg", self.name, annotation["size"])
         boxes = [self._boxes(image_id, target) for target in targets]
-        if self.ground_truth == "masks":
-            masks = self._exact_masks(image_id, image.height, image.width)
-        else:
-            masks = np.stack([_fill_boxes(group, image.height, image.width) for group in boxes])
+        try:
+            if self.ground_truth == "masks":
+                masks = self._exact_masks(image_id, image.height, image.width)
+            else:
+                masks = np.stack([_fill_boxes(group, image.height, image.width) for group in boxes])
+        except ValueError as error:
+            raise SuiteError(f"{self.name}: {self._annotation_file(image_id)}: {error}; unpack it again") from error
         flags = [
             (index, hard) for index, (_, _, hard) in zip(annotation["indices"], annotation["objects"], strict=True)
         ]
@@ -431,6 +502,8 @@ class VOC2007(_Samples):
         gaps = []
         if self._without_annotation:
             gaps.append(f"{_plural(len(self._without_annotation), 'listed image')} without annotation left out")
+        if self._unreadable:
+            gaps.append(f"{_plural(len(self._unreadable), 'listed image')} with a malformed annotation will fail")
         if self._without_mask:
             gaps.append(f"{_plural(len(self._without_mask), 'listed image')} without mask left out")
         files = {entry.name for entry in os.scandir(self.folder / "JPEGImages")} if self._has_images() else set()
@@ -454,18 +527,79 @@ class VOC2007(_Samples):
     def _has_images(self) -> bool:
         return (self.folder / "JPEGImages").is_dir()
 
-    def fingerprint(self) -> str:
-        """sha256 over ids, targets, boxes, flags and, if used, mask files."""
+    def _content(self) -> Sequence[Any]:
+        """Ids, targets, boxes, flags and, if used, mask files."""
         parts: list[Any] = [self.classes, self.ground_truth, self.difficult]
         for image_id in self.ids:
-            parts.append([image_id, self._targets[image_id], self._annotations[image_id]])
+            parts.append([image_id, self._targets[image_id], self._annotations.get(image_id)])
             if self.ground_truth == "masks":
                 path = self._mask_file(image_id)
                 parts.append(hashlib.sha256(path.read_bytes()).hexdigest() if path else None)
-        return _digest(*parts)
+        return parts
 
 
 # --- MS COCO ----------------------------------------------------------------------------------------------------------
+
+
+def _run_lengths(text: str) -> list[int]:
+    """The run lengths in COCO's text form.
+
+    A number has five bits per character, the lowest first; the sixth says that more follow, and the fifth of the last
+    one is the sign. From the fourth number on, they are differences to the last but one.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    numbers: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError(f"{text[:40]!r} are not run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError(f"the run lengths end inside of a number: {text[-40:]!r}")
+    return numbers
+
+
+def _region_of_runs(runs: dict[str, Any], height: int, width: int) -> np.ndarray:
+    """(height, width) bool region of ``{"size", "counts"}``: lengths of zeros and ones in turn, down the columns."""
+    if runs["size"] != [height, width]:
+        raise ValueError(f"the run lengths are of a mask of height and width {runs['size']}, not {[height, width]}")
+    counts = _run_lengths(runs["counts"]) if isinstance(runs["counts"], str) else runs["counts"]
+    if any(type(count) is not int or count < 0 for count in counts) or sum(counts) != height * width:
+        raise ValueError(f"the run lengths are not whole numbers that add up to {height} * {width}")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def _region_of_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """(height, width) bool region of polygons ``[x, y, x, y, ...]``, as pycocotools draws them."""
+    from pycocotools import mask
+
+    if not polygons:
+        raise ValueError("there is no polygon")
+    far = max(height, width)
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:  # pycocotools would take four numbers for a box
+            raise ValueError(f"a polygon has {len(polygon)} coordinates, expected three points or more")
+        if not all(-far <= value <= 2 * far for value in polygon):  # its memory grows with the circumference
+            raise ValueError(f"a polygon is not near the {width}x{height} image")
+    return mask.decode(mask.merge(mask.frPyObjects(polygons, height, width))) > 0
+
+
+def _coco_box(box: Sequence[float]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of ``[x, y, width, height]``, rounded outwards to whole pixels."""
+    x, y, width, height = box
+    if not all(math.isfinite(value) for value in box) or width < 0 or height < 0:
+        raise ValueError(f"{box} is not a box x, y, width, height")
+    return math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
 
 
 class COCO2014(_Samples):
@@ -519,48 +653,65 @@ class COCO2014(_Samples):
             )
         self.folder = folders[0]
         self._file = self.folder / relative
-        self._coco = self._load()
-        by_image: dict[str, tuple[int, ...]] = {}
-        self._key = {}
-        for number in sorted(self._coco.imgs):
-            found = {self._index(annotation) for annotation in self._coco.imgToAnns.get(number, ())}
-            image_id = f"{number:012d}"
-            self._key[image_id] = number
-            by_image[image_id] = tuple(sorted(found))
-        self.listed = tuple(by_image)
-        self._targets = {image_id: targets for image_id, targets in by_image.items() if targets}
+        self._read_annotations()
         self.ids = tuple(self._targets)
-        if not self.ids:
-            raise SuiteError(f"{name}: {self._file} annotates no object in {_plural(len(self.listed), 'image')}")
+        if not any(self._targets.values()):
+            raise SuiteError(
+                f"{name}: {self._file} annotates no object in {_plural(len(self.listed), 'image')}"
+                + "".join(f"; {reason}" for reason in list(self._unreadable.values())[:1])
+            )
         if verify:
             self._warn_if_partial()
 
-    def _load(self) -> Any:
-        from pycocotools.coco import COCO
-
+    def _read_annotations(self) -> None:
+        objects: dict[Any, list[dict[str, Any]]] = {}
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-                coco = COCO(str(self._file))
-            for number, image in coco.imgs.items():
-                if not isinstance(number, int) or not {"file_name", "height", "width"} <= set(image):
-                    raise KeyError(f"image {number!r} lacks a whole-numbered id, file_name, height or width")
-            return coco
-        except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
+            data = self._file.read_bytes()
+            content = json.loads(data)
+            self._check_categories(content.get("categories", ()))
+            images = {image["id"]: image for image in content["images"]}
+            for annotation in content["annotations"]:
+                objects.setdefault(annotation["image_id"], []).append(annotation)
+            numbers = sorted(images)
+            self.listed = tuple(f"{number:012d}" for number in numbers)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise SuiteError(
-                f"{self.name}: {self._file} is not a COCO annotation file ({error!r}); unpack it again"
+                f"{self.name}: {self._file} is not a COCO annotation file ({_reason(error)}); unpack it again"
             ) from error
+        self._hash = hashlib.sha256(data).hexdigest()
+        self._images = {i: images[number] for i, number in zip(self.listed, numbers, strict=True)}
+        self._objects = {i: objects.get(number, []) for i, number in zip(self.listed, numbers, strict=True)}
+        self._targets, self._unreadable = {}, {}
+        for image_id in self.listed:
+            try:
+                file_name = self._images[image_id]["file_name"]
+                if not isinstance(file_name, str) or not Path(file_name).name:
+                    raise ValueError(f"{file_name!r} is not the name of a file")
+                targets = tuple(sorted({self._index(annotation) for annotation in self._objects[image_id]}))
+            except (ValueError, LookupError, TypeError) as error:
+                targets, self._unreadable[image_id] = (), self._malformed(image_id, error)
+            if targets or image_id in self._unreadable:
+                self._targets[image_id] = targets
 
-    def _index(self, annotation: dict[str, Any]) -> int:
-        try:
-            return _COCO_INDEX[annotation["category_id"]]
-        except (KeyError, TypeError):
-            raise SuiteError(
-                f"{self.name}: {self._file} has an object of category {annotation.get('category_id')!r}, expected "
-                "one of COCO's 80 category ids (1 to 90 with gaps)"
-            ) from None
+    def _malformed(self, image_id: str, error: Exception) -> str:
+        return (
+            f"{self.name}: the annotation of image {image_id} in {self._file} is malformed: {_reason(error)}; unpack "
+            "it again"
+        )
 
-    def _annotations_of(self, image_id: str, target: int) -> list[dict[str, Any]]:
-        return [a for a in self._coco.imgToAnns[self._key[image_id]] if self._index(a) == target]
+    def _check_categories(self, categories: Sequence[dict[str, Any]]) -> None:
+        """Raises a ValueError if a category id means another class than COCO's."""
+        for category in categories:
+            number, name = category["id"], category["name"]
+            if number in _COCO_INDEX and COCO_CLASSES[_COCO_INDEX[number]] != _COCO_RENAMED.get(name, name):
+                raise ValueError(f"category {number} is {name!r}, COCO's is {COCO_CLASSES[_COCO_INDEX[number]]!r}")
+
+    @staticmethod
+    def _index(annotation: dict[str, Any]) -> int:
+        category = annotation["category_id"]
+        if category not in _COCO_INDEX:
+            raise ValueError(f"category {category!r} is none of COCO's 80 (1 to 90 with gaps)")
+        return _COCO_INDEX[category]
 
     def __getitem__(self, image_id: str) -> Sample:
         """Reads one sample; ``info`` per target: ``boxes``, ``crowd`` (all its objects are crowds), ``difficult``.
@@ -568,36 +719,38 @@ class COCO2014(_Samples):
         COCO marks nothing difficult: False throughout.
 
         Raises:
-            SuiteError: If the id is unknown, or the file is missing, unreadable or of another size than annotated.
+            SuiteError: If the id is unknown, the annotation malformed, or the file missing, unreadable or of another
+                size than annotated.
         """
-        targets = self.targets_of(image_id)
-        facts = self._coco.imgs[self._key[image_id]]
+        targets = self._readable(image_id)
+        facts = self._images[image_id]
         # Only the last part of the name: an annotation file must not lead out of the folder.
         path = self.folder / self.split / Path(facts["file_name"]).name
-        image = _read_image(path, self.name)
-        if image.size != (facts["width"], facts["height"]):
-            raise SuiteError(
-                f"{self.name}: {path} is {image.width}x{image.height} pixels, its annotation says "
-                f"{facts['width']}x{facts['height']}: the masks would not fit; unpack it again"
-            )
         masks, boxes, crowd = [], [], []
         try:
+            image = _read_image(path, self.name, (facts["width"], facts["height"]))
             for target in targets:
-                annotations = self._annotations_of(image_id, target)
-                groups = []
-                for x, y, width, height in (annotation["bbox"] for annotation in annotations):
-                    groups.append((math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)))
-                boxes.append(tuple(groups))
-                crowd.append(all(annotation.get("iscrowd", 0) for annotation in annotations))
+                objects = [annotation for annotation in self._objects[image_id] if self._index(annotation) == target]
+                boxes.append(tuple(_coco_box(annotation["bbox"]) for annotation in objects))
+                crowd.append(all(annotation.get("iscrowd", 0) for annotation in objects))
                 if self.ground_truth == "boxes":
-                    masks.append(_fill_boxes(groups, image.height, image.width))
+                    masks.append(_fill_boxes(boxes[-1], image.height, image.width))
                 else:
-                    regions = [self._coco.annToMask(annotation) > 0 for annotation in annotations]
-                    masks.append(np.logical_or.reduce(regions))
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise SuiteError(f"{self.name}: the annotations of image {image_id} are malformed ({error!r})") from error
+                    masks.append(self._region(objects, image.height, image.width))
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise SuiteError(self._malformed(image_id, error)) from error
         info = {"difficult": [False] * len(targets), "crowd": crowd, "boxes": boxes}
         return Sample(image_id, image, targets, np.stack(masks), info)
+
+    @staticmethod
+    def _region(objects: Sequence[dict[str, Any]], height: int, width: int) -> np.ndarray:
+        """(height, width) bool union of objects' segmentations."""
+        region = np.zeros((height, width), dtype=bool)
+        for annotation in objects:
+            segmentation = annotation["segmentation"]
+            draw = _region_of_runs if isinstance(segmentation, dict) else _region_of_polygons
+            region |= draw(segmentation, height, width)
+        return region
 
     def verify_counts(self) -> tuple[bool, str]:
         """Compares with the published counts of val2014; never raises for a part of it.
@@ -610,19 +763,21 @@ class COCO2014(_Samples):
             return False, f"{found}: no published counts for split={self.split}; {_NOT_COMPARABLE}"
         images = self.folder / self.split
         files = {entry.name for entry in os.scandir(images)} if images.is_dir() else set()
-        missing = sum(Path(facts["file_name"]).name not in files for facts in self._coco.imgs.values())
-        if (len(self.listed), len(self.ids), missing) == (_COCO_VAL_IMAGES, _COCO_VAL_ANNOTATED, 0):
+        missing = sum(Path(str(facts.get("file_name"))).name not in files for facts in self._images.values())
+        gaps = [f"{_plural(missing, 'image file')} missing"] if missing else []
+        if self._unreadable:
+            gaps.append(f"{_plural(len(self._unreadable), 'image')} with a malformed annotation will fail")
+        if (len(self.listed), len(self.ids)) == (_COCO_VAL_IMAGES, _COCO_VAL_ANNOTATED) and not gaps:
             return True, f"{found}: the complete val2014"
-        note = f" ({_plural(missing, 'image file')} missing)" if missing else ""
+        note = f" ({'; '.join(gaps)})" if gaps else ""
         return False, (
             f"{len(self.listed)} of {_COCO_VAL_IMAGES} images, {len(self.ids)} of {_COCO_VAL_ANNOTATED} annotated, "
             f"{_plural(self.pairs, 'pair')}{note}: partial tree; {_NOT_COMPARABLE}"
         )
 
-    def fingerprint(self) -> str:
-        """sha256 over ids, targets and the annotation file."""
-        content = hashlib.sha256(self._file.read_bytes()).hexdigest()
-        return _digest(self.ground_truth, [[image_id, self._targets[image_id]] for image_id in self.ids], content)
+    def _content(self) -> Sequence[Any]:
+        """Ids, targets and the annotation file."""
+        return [self.ground_truth, list(self._targets.items()), self._hash]
 
 
 # --- generated scenes -------------------------------------------------------------------------------------------------
@@ -707,6 +862,8 @@ class Photos(_Samples):
                 crop = tuple(map(int, corners)) if any(corners) else None
                 source = (row["package"], row["file"], row["sha256"], crop)
                 image_id, credit = row["image_id"], row["credit"]
+                if not row["package"].isidentifier():  # looking for a.b runs the code of a
+                    raise ValueError("a package's name has no dots")
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise SuiteError(f"{name}: a row of {self._table} is malformed ({error!r}): {row}") from error
             if image_id in self._left_out:
@@ -760,10 +917,15 @@ class Photos(_Samples):
         targets = self.targets_of(image_id)
         photo = self._photos[image_id]
         image = _read_image(photo["path"], self.name)
-        crop = photo["source"][3]
-        image = image.crop(crop) if crop else image
+        crop = photo["source"][3] or (0, 0, *image.size)
         boxes = [tuple(photo["boxes"][target]) for target in targets]
-        masks = np.stack([_fill_boxes(group, image.height, image.width) for group in boxes])
+        try:
+            if not (0 <= crop[0] < crop[2] <= image.width and 0 <= crop[1] < crop[3] <= image.height):
+                raise ValueError(f"the crop {crop} leaves the {image.width}x{image.height} photo")
+            image = image.crop(crop)
+            masks = np.stack([_fill_boxes(group, image.height, image.width) for group in boxes])
+        except ValueError as error:
+            raise SuiteError(f"{self.name}: {self._table}, {image_id!r}: {error}") from error
         info = {"difficult": [False] * len(targets), "boxes": boxes, "credit": photo["credit"]}
         return Sample(image_id, image, targets, masks, info)
 
@@ -778,6 +940,6 @@ class Photos(_Samples):
             return True, f"{found} of installed packages"
         return False, f"{found}; left out: {self._reasons()}"
 
-    def fingerprint(self) -> str:
-        """sha256 over ids, photos, crops, targets and boxes."""
-        return _digest([[i, self._photos[i]["source"], sorted(self._photos[i]["boxes"].items())] for i in self.ids])
+    def _content(self) -> Sequence[Any]:
+        """Ids, photos, crops, targets and boxes."""
+        return [[[i, self._photos[i]["source"], sorted(self._photos[i]["boxes"].items())] for i in self.ids]]

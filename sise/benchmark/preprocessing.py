@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from sise.maps import upsample
 from sise.types import SuiteError, choose
 
 __all__ = ["CAFFE_MEAN", "GEOMETRIES", "RESAMPLES", "Preprocessing", "to_rgb"]
@@ -22,6 +23,9 @@ GEOMETRIES = ("squash", "shorter_side", "center_crop")
 
 #: ``torch_bilinear`` interpolates without antialiasing, as TorchRay does; the others are Pillow's filters.
 RESAMPLES = ("lanczos", "bicubic", "bilinear", "nearest", "torch_bilinear")
+
+#: Longest image, in shorter sides, that keeps its aspect ratio: a strip of one pixel would become one of millions.
+MAX_ASPECT = 50
 
 _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -45,7 +49,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Returns:
         An RGB image of the same width and height.
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0)
@@ -85,7 +89,8 @@ class Preprocessing:
         resample: One of ``RESAMPLES``.
         mean: Mean colour (R, G, B) in [0, 255].
         std: Divisors (R, G, B), in the same units.
-        channels: Channel order of the input; ``mean`` and ``std`` are given in RGB either way.
+        channels: Channel order of the input, "RGB" or "BGR", ``mean`` and ``std`` are given in RGB either way; "L" for
+            one channel of grey, with three equal numbers each.
         resize: Shorter side before ``center_crop``, in pixels; None = 256/224 of the size.
 
     Raises:
@@ -103,7 +108,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         choose("geometry", self.geometry, GEOMETRIES)
         choose("resample", self.resample, RESAMPLES)
-        choose("channels", self.channels, ("RGB", "BGR"))
+        choose("channels", self.channels, ("RGB", "BGR", "L"))
         for name, count, kind in (("size", 2, int), ("mean", 3, float), ("std", 3, float)):
             given = getattr(self, name)
             try:
@@ -117,6 +122,8 @@ class Preprocessing:
             raise SuiteError(f"preprocessing.size: expected (H, W) of at least one pixel, got {self.size}")
         if not all(value > 0 for value in self.std):
             raise SuiteError(f"preprocessing.std: expected three positive numbers, got {self.std}")
+        if self.channels == "L" and len({*self.mean}) + len({*self.std}) > 2:
+            raise SuiteError(f"channels=L has one mean and one std, got mean={self.mean} and std={self.std}")
         if self.geometry != "squash" and self.size[0] != self.size[1]:
             raise SuiteError(f"geometry={self.geometry} needs a square size, got {self.size}; use geometry=squash")
         if self.resize is not None and self.resize < self.size[0]:
@@ -126,6 +133,11 @@ class Preprocessing:
         """(H, W) that an image is resized to, and (top, left) of the part that is kept."""
         if self.geometry == "squash":
             return (self.size[0], self.size[1]), (0, 0)
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise SuiteError(
+                f"geometry={self.geometry} takes images up to {MAX_ASPECT} times as long as wide, got {width}x{height} "
+                "pixels; use geometry=squash"
+            )
         short = self.size[0]
         if self.geometry == "center_crop":
             short = self.resize or round(self.size[0] * 256 / 224)
@@ -148,9 +160,13 @@ class Preprocessing:
             image: Pillow image of any mode (see `to_rgb`), h x w pixels.
 
         Returns:
-            (3, H, W) float32.
+            (3, H, W) float32; (1, H, W) with ``channels="L"``.
+
+        Raises:
+            SuiteError: If the image is more than `MAX_ASPECT` times as long as wide, unless it is squashed.
         """
         image = to_rgb(image)
+        image = image.convert("L").convert("RGB") if self.channels == "L" else image
         (height, width), corner = self._grid(image.height, image.width)
         if self.resample == "torch_bilinear":
             pixels = torch.tensor(np.asarray(image), dtype=torch.float32).permute(2, 0, 1)[None]
@@ -160,7 +176,8 @@ class Preprocessing:
             resized = image.resize((width, height), _FILTERS[self.resample])
             pixels = torch.tensor(self._crop(np.asarray(resized), *corner), dtype=torch.float32)
         pixels = ((pixels - torch.tensor(self.mean)) / torch.tensor(self.std)).permute(2, 0, 1)
-        return (pixels.flip(0) if self.channels == "BGR" else pixels).contiguous()
+        pixels = pixels.flip(0) if self.channels == "BGR" else pixels
+        return (pixels[:1] if self.channels == "L" else pixels).contiguous()
 
     def resize_mask(self, mask) -> np.ndarray:
         """A ground-truth mask on the grid of the network's input.
@@ -176,7 +193,7 @@ class Preprocessing:
             (H, W) bool.
 
         Raises:
-            SuiteError: If the mask is not (h, w).
+            SuiteError: If the mask is not (h, w), or as long as an image that `__call__` refuses.
         """
         mask = np.asarray(mask, dtype=bool)
         if mask.ndim != 2 or 0 in mask.shape:
@@ -185,17 +202,35 @@ class Preprocessing:
         rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
         return np.ascontiguousarray(self._crop(mask[np.ix_(rows, columns)], *corner))
 
-    def _colour(self, colour: Sequence[float]) -> tuple[float, float, float]:
+    def restore_map(self, saliency: Tensor, size: tuple[int, int]) -> Tensor:
+        """A map of the network's input, back on the image.
+
+        Args:
+            saliency: (H, W) float, on the grid of the network's input.
+            size: (h, w) of the image.
+
+        Returns:
+            (h, w), bilinearly resized; 0 where ``center_crop`` cut the image off.
+        """
+        (height, width), (top, left) = self._grid(*size)
+        grid = saliency.new_zeros(height, width)
+        rows, columns = saliency.shape
+        grid[top : top + rows, left : left + columns] = saliency
+        return upsample(grid[None], size)[0]
+
+    def _colour(self, colour: Sequence[float]) -> tuple[float, ...]:
         values = [(c - m) / s for c, m, s in zip(colour, self.mean, self.std, strict=True)]
         red, green, blue = values
+        if self.channels == "L":
+            return (0.299 * red + 0.587 * green + 0.114 * blue,)  # Pillow's grey of a colour
         return (blue, green, red) if self.channels == "BGR" else (red, green, blue)
 
     @property
-    def black(self) -> tuple[float, float, float]:
+    def black(self) -> tuple[float, ...]:
         """Network input of a black pixel, in the input's channel order."""
         return self._colour((0.0, 0.0, 0.0))
 
     @property
-    def mean_colour(self) -> tuple[float, float, float]:
+    def mean_colour(self) -> tuple[float, ...]:
         """Network input of ImageNet's mean colour, (123.68, 116.779, 103.939) in RGB, in the input's channel order."""
         return self._colour(CAFFE_MEAN)
