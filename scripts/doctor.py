@@ -5,15 +5,13 @@ import sys
 
 sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sise.benchmark import cli, doctor
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="doctor")
-@cli.main
+@cli.script("doctor")
 def main(cfg: DictConfig) -> None:
     cli.prepare_process(cfg.engine)
     if not doctor.run(cfg, HydraConfig.get().overrides.task):

@@ -74,11 +74,13 @@ def run(arguments: argparse.Namespace) -> None:
         dataset, settings, arguments.output, device=device, workers=arguments.workers, restart=arguments.restart
     )
     result = evaluate(dataset, weights, settings, device=device, workers=arguments.workers)
-    complete = bool(result["about"]["complete"]) and dataset.verify_counts()[0]
-    published = ROOT / "results" / "published" / "severstal_confusion.csv"
-    print(report(result, published, arguments.results, complete=complete))
+    print(report(result, ROOT / "results" / "published" / "severstal_confusion.csv", arguments.results))
+    other = {"model.loader.arch": (settings.arch, Settings().arch), "dataset.loader.seed": (arguments.split_seed, 0),
+             "dataset.loader.all_12568": (arguments.all_12568, False),
+             "dataset.loader.black_below": (arguments.black_below, 10.0)}  # fmt: skip
+    needed = "".join(f" {key}={value}" for key, (value, default) in other.items() if value != default)
     print(f"\nweights: {weights}\nnext: python scripts/evaluate.py experiment=sise_table2 "
-          f"dataset.root={arguments.root} model.weights={weights}")  # fmt: skip
+          f"dataset.root={arguments.root} model.weights={weights}{needed}")  # fmt: skip
 
 
 def main() -> None:

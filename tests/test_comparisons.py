@@ -80,6 +80,24 @@ def test_verdict_needs_both_tests(tmp_path):
     assert row["sign p"] == pytest.approx(2 / 2**5) and row["bootstrap p"] < 0.05 and row["verdict"] == "better?"
 
 
+def test_a_mean_against_most_images_is_in_doubt(tmp_path):
+    # 26 of 32 images lose a little, 6 gain a lot: both tests are significant, in opposite directions
+    make_run(tmp_path, "sise", [0.5] * 32)
+    make_run(tmp_path, "grad_cam", [0.49] * 26 + [1.0] * 6)
+    _, found = compared(tmp_path)
+    row = found.loc["EBPG", "Grad-CAM"]
+    assert row["difference"] > 0 and row["images lower"] == 26
+    assert row["bootstrap p (Holm)"] < 0.05 and row["sign p (Holm)"] < 0.05 and row["verdict"] == "better?"
+
+
+def test_only_failures(tmp_path):
+    make_run(tmp_path, "sise", [])
+    make_run(tmp_path, "grad_cam", [])
+    table, found = compared(tmp_path, "default", metrics=[], models=None)
+    assert found.empty and comparisons.order(table).empty
+    assert list(comparisons.order(table).dropna(subset="tau").columns)[:3] == ["dataset", "model", "metric"]
+
+
 def test_undefined_pairs_are_counted_once(tmp_path):
     make_run(tmp_path, "sise", [0.5] * IMAGES, undefined={(0, 0), (1, 0)})
     make_run(tmp_path, "grad_cam", [0.5] * IMAGES, undefined={(1, 0), (2, 0)})

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sise.benchmark import severstal, severstal_training
@@ -229,8 +230,9 @@ class TestSplits:
         assert len(dataset) == 1381 and dataset.verify_counts()[0]
         assert [sum(labels[i] == c for i in dataset.ids) for c in range(5)] == [0, 401, 63, 500, 417]
         assert load(by_hand, subset="evaluation", seed=1).ids != dataset.ids
-        short = load(by_hand, subset="evaluation", class_3=499)
-        assert not short.verify_counts()[0] and "1380 tiles, published 1381" in short.verify_counts()[1]
+        monkeypatch.setattr(severstal, "LISTED_IMAGES", 3)
+        complete, message = load(by_hand, subset="evaluation", class_3=499).verify_counts()
+        assert not complete and "1380 tiles, published 1381" in message and "black_below" not in message
         removed = labels.pop("s2x7_0")
         complete, message = load(by_hand, subset="evaluation").verify_counts()
         assert removed == 2 and not complete and "class 2: 209 tiles (63 test), published 210 (63)" in message
@@ -269,14 +271,24 @@ class TestMeasures:
     def test_report_by_hand(self, tmp_path):
         counts = np.diag([8, 0, 2, 1, 1])
         counts[0, 3] = 2
-        about = {"arch": "resnet101", "epoch": 3, "epochs": 40, "size": 256}
+        about = {"arch": "resnet101", "epoch": 3, "size": 256, "caveats": Settings(epochs=3).caveats(complete=False)}
         result = {"tiles": 14, "top1": 12 / 14, "top3": 1.0, "confusion": counts, "about": about}
-        text = report(result, PUBLISHED, tmp_path, complete=False)
+        text = report(result, PUBLISHED, tmp_path)
         assert "| 0 | 10 | 0.800 [0.89] | 0.000 [0.011] | 0.000 [0.0056] | 0.200 [0.077] |" in text
-        assert "| 1 | 0 | – [0.27] |" in text and "85.71 | 86.58" in text and "NOT the complete" in text
+        assert "| 1 | 0 | – [0.27] |" in text and "85.71 | 86.58" in text
+        assert "NOT on the complete published" in text and "NOT the paper's schedule (epochs 3 for 40)" in text
         rows = list(csv.reader((tmp_path / "severstal_confusion.csv").open()))
         assert ["0", "3", "2", "0.2000", "0.077"] in rows and len(rows) == 1 + 25 + 2
-        assert "NOT" not in report(result, PUBLISHED, tmp_path, complete=True)
+        about["caveats"] = Settings().caveats(complete=True)
+        assert "NOT" not in report(result, PUBLISHED, tmp_path)
+
+    def test_what_departs_from_the_paper_is_said(self):
+        assert Settings(momentum=0.9, batch=64, weight_decay=1e-4, select="last").caveats(True) == []  # it is silent
+        partial = ["on the complete published training set"]
+        assert Settings(limit=100).caveats(True) == Settings().caveats(False) == partial
+        (said,) = Settings(arch="resnet18", lr=0.01, halve_every=10, size=64).caveats(True)
+        assert said == "the paper's schedule (arch resnet18 for resnet101, lr 0.01 for 0.1, halve_every 10 for 5, " \
+                       "size 64 for 256)"  # fmt: skip
 
 
 # --- training and Table 2 ---------------------------------------------------------------------------------------------
@@ -347,12 +359,23 @@ class TestNetwork:
         torch.save(made.state_dict(), file)
         with pytest.raises(SuiteError, match="not written by"):
             severstal.network("resnet18", weights=file)
-        torch.save({"state_dict": made.state_dict(), "about": {"arch": "resnet18", "size": 32}}, file)
+        recast = {"all_12568": False, "black_below": 10.0, "seed": 1}
+        about = {"arch": "resnet18", "size": 32, "epoch": 2, "recast": recast, "caveats": ["the paper's schedule"]}
+        torch.save({"state_dict": made.state_dict(), "about": about}, file)
         with pytest.raises(SuiteError, match=r"is a resnet18.*model\.loader\.arch=resnet18"):
             severstal.network(weights=file)
-        model = severstal.network("resnet18", weights=file)
+        with pytest.raises(SuiteError, match=r"trained with seed=1, the dataset now has seed=0.*test set"):
+            severstal.network("resnet18", weights=file, recast={**recast, "seed": 0})
+        model = severstal.network("resnet18", weights=file, recast=recast)
         assert model.classes == severstal.CLASSES and model.preprocess.size == (32, 32) and not model.official
-        assert "NOT on the complete" in model.note
+        assert "epoch 2" in model.note and "NOT the paper's schedule" in model.note
+
+    def test_the_network_is_told_the_datasets_recast(self):
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+            cfg = compose("evaluate", ["experiment=sise_table2", "dataset.loader.seed=3"])
+            other = compose("evaluate", ["model=resnet101_severstal", "dataset=voc2007"])
+        assert dict(cfg.model.loader.recast) == {"all_12568": False, "black_below": 10.0, "seed": 3}
+        assert set(other.model.loader.recast.values()) == {None}
 
     def test_the_papers_network_has_its_layers(self):
         with torch.device("meta"):
@@ -382,16 +405,17 @@ def test_train_evaluate_tabulate(tree, tmp_path):
     out = script("train_severstal.py", "--root", tree, "--output", tmp_path / "net", "--results", tmp_path / "results",
                  "--arch", "resnet18", "--size", 32, "--limit", 16, "--epochs", 1, "--lr", 0.02, "--workers", 0,
                  "--threads", 1, cwd=tmp_path)  # fmt: skip
-    assert "NOT the complete published data set" in out and "top-3 accuracy %" in out
+    assert "NOT on the complete published training set" in out and "top-3 accuracy %" in out
     assert (tmp_path / "results" / "severstal_confusion.md").exists()
     script("evaluate.py", "experiment=sise_table2", f"dataset.root={tree}", f"model.weights={tmp_path}/net/resnet18.pt",
            "model.loader.arch=resnet18", f"outputs={tmp_path}/outputs", f"dataset.loader.cache={tmp_path}/cache",
            "budget=embedded", "budgets.embedded.rise_masks=8", "limit=2", "engine.threads=1", "device=cpu",
            cwd=tmp_path)  # fmt: skip
     records = [json.loads(line) for file in (tmp_path / "outputs").rglob("records*.jsonl") for line in file.open()]
-    assert len(records) == 13 * 2 and {r["status"] for r in records} == {"ok"}
+    assert len(records) == (13 + 2 * 2) * 2 and {r["status"] for r in records} == {"ok"}
     assert {"Drop%", "Increase%", "EBPG"} <= records[0].keys()
     script("tabulate.py", f"outputs={tmp_path}/outputs", f"results={tmp_path}/results", "table=sise_table2",
            cwd=tmp_path)  # fmt: skip
     table = (tmp_path / "results" / "sise_table2.md").read_text()
     assert "61.06" in table and "15.64" in table and "other data" in table and "NOT on the complete" in table
+    assert "RISE: mean of 3 seeds; s.d. across seeds: Drop%" in table

@@ -286,7 +286,7 @@ def test_the_foot_names_variant_weights_budget_and_dataset(tmp_path):
     foot = "\n".join(make_table(tmp_path).notes)
     assert "Variant paper: protocol paper (the text)." in foot
     assert "VGG16: weights abc, NOT the published checkpoint; made here." in foot
-    assert "VGG16, SISE: budget: 9 masks (paper: 4000)." in foot
+    assert "VGG16, every column: budget: 9 masks (paper: 4000)." in foot
     assert "not the complete official set" in foot
 
 

@@ -40,14 +40,7 @@ COLUMNS = ("dataset", "model", "metric", "method", "explainer", "variant", "agai
 # numbers ----------------------------------------------------------------------------------------------------------
 
 
-def compare(
-    table: Table,
-    runs: Sequence[Run],
-    reference: Mapping[str, str] = REFERENCE,
-    *,
-    resamples: int = statistics.RESAMPLES,
-    seed: int = 0,
-) -> pd.DataFrame:
+def compare(table: Table, runs: Sequence[Run], reference: Mapping[str, str] = REFERENCE) -> pd.DataFrame:
     """Paired comparisons of a table's columns with the reference, per model and metric.
 
     Args:
@@ -55,7 +48,6 @@ def compare(
         runs: All runs.
         reference: ``explainer`` and ``variant`` of what the columns are compared with; a column's ``against`` goes
             before it.
-        resamples, seed: Of the bootstrap.
 
     Returns:
         One row per (model, metric, column), :data:`COLUMNS`. ``difference`` is the column's mean minus the
@@ -63,24 +55,19 @@ def compare(
         ``standard error`` and 95 % bootstrap interval; ``unpaired`` counts the pairs that one of the two lacks,
         ``undefined`` those where the value of either is set by definition. "Holm" corrects over the columns of one
         (table, model, metric). ``verdict``: ``better`` or ``worse`` if both corrected tests say so at 5 %, with a
-        question mark if only the bootstrap does, else ``same``; ``undefined`` if there are too few images for one.
+        question mark if only the bootstrap does (the mean moves, but most images do not move with it), else ``same``;
+        ``undefined`` if there are too few images for a bootstrap.
     """
     runs = [run for run in runs if run.identity["dataset"] == table.dataset]
     rows: list[dict[str, Any]] = []
     for model in table.models:
         for metric in table.metrics:
-            rows += _family(table, runs, model, metric, reference, resamples, seed)
+            rows += _family(table, runs, model, metric, reference)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _family(
-    table: Table,
-    runs: Sequence[Run],
-    model: str,
-    metric: str,
-    reference: Mapping[str, str],
-    resamples: int,
-    seed: int,
+    table: Table, runs: Sequence[Run], model: str, metric: str, reference: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The comparisons that are corrected together."""
     rows, summed = [], []
@@ -105,7 +92,7 @@ def _family(
             "images lower": signs["lower"], "images tied": signs["tied"], "sign p": signs["p"],
         })  # fmt: skip
         summed.append((sums, counts))
-    for row, found in zip(rows, statistics.paired_bootstrap(summed, resamples=resamples, seed=seed), strict=True):
+    for row, found in zip(rows, statistics.paired_bootstrap(summed), strict=True):
         row |= {"bootstrap p": found.pop("p"), **found}
     for name in ("bootstrap p", "sign p"):
         for row, corrected in zip(rows, statistics.holm([row[name] for row in rows]), strict=True):
@@ -133,8 +120,9 @@ def _verdict(row: Mapping[str, Any]) -> str:
         return "undefined"
     if row["bootstrap p (Holm)"] >= LEVEL:
         return "same"
-    better = (row["difference"] < 0) == (row["metric"] in LOWER_IS_BETTER)
-    return ("better" if better else "worse") + ("" if row["sign p (Holm)"] < LEVEL else "?")
+    lower = row["difference"] < 0
+    both = row["sign p (Holm)"] < LEVEL and (row["images lower"] > row["images higher"]) == lower
+    return ("better" if lower == (row["metric"] in LOWER_IS_BETTER) else "worse") + ("" if both else "?")
 
 
 def order(table: Table) -> pd.DataFrame:
@@ -153,7 +141,7 @@ def order(table: Table) -> pd.DataFrame:
                     measured[column.method], published[column.method] = cell["mean"], cell["published"]
             found = statistics.order_agreement(measured, published)
             rows.append({"dataset": table.dataset, "model": model, "metric": metric, **found})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["dataset", "model", "metric", "tau", "p", "n"])
 
 
 # writing ----------------------------------------------------------------------------------------------------------
@@ -257,8 +245,9 @@ def differences_to_markdown(
         parts += [f"## {LABELS.get(model, model)}", _table(lines)]
     notes = [
         "Cells: mean over pairs (difference to the protocol's default on the same pairs ± paired standard error, "
-        "images as clusters). Percent and percentage points. Forward passes are those "
-        "of an image, shared by its classes.",
+        "images as clusters). Percent and percentage points."
+        + " Forward passes are those of an image, shared by its classes."
+        * ("forward_passes" in table.metrics),
         "▲ better, ▼ worse: bootstrap over images and exact sign test both at 5 % after Holm's correction over the "
         "rows of a (model, metric); △ ▽: the bootstrap alone. Lower is better for Drop%.",
         *_counts(compared),

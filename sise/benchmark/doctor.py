@@ -7,7 +7,6 @@ tables need is *missing* at most, unless the user requires it.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
 import re
 import shutil
@@ -18,11 +17,12 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from sise.benchmark import audits, models, severstal
@@ -62,8 +62,7 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> bool:
         Whether nothing that is needed or required is broken or missing.
     """
     if cfg.audit:
-        asked = [cfg.audit] if isinstance(cfg.audit, str) else list(cfg.audit)
-        audits.run(cfg, overrides, asked)
+        audits.run(cfg, overrides, [cfg.audit] if isinstance(cfg.audit, str) else list(cfg.audit))
         return True
     for topic in cfg.require:
         choose("require", topic, REQUIRABLE)
@@ -78,6 +77,10 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> bool:
         print(f"\nnot ready: {what}; see the → lines above")
     else:
         print("\nready for the embedded default (make tables); what is missing above only the papers' own data need")
+    for name, networks in (("voc2007", "torchray_voc"), ("coco2014", "torchray_coco")):
+        if {f.state for f in findings if f.topic in (name, networks)} == {"ok"}:
+            print(f"{name} and its networks are complete; which reading of the papers do they confirm?\n"
+                  f"  python scripts/doctor.py audit=all dataset={name} dataset.root={_root(cfg, name)}")  # fmt: skip
     return not (broken or wanted)
 
 
@@ -98,39 +101,24 @@ def check(cfg: DictConfig) -> Iterator[Finding]:
 # --- the installation -------------------------------------------------------------------------------------------------
 
 
-def _project(file: Path | None = None) -> tuple[str, list[str]]:
-    """(Python's range, dependencies) of pyproject.toml, or of the installed package where there is none."""
-    file = file or ROOT / "pyproject.toml"
-    try:
-        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-        return project["requires-python"], list(project["dependencies"])
-    except (OSError, KeyError, tomllib.TOMLDecodeError):
-        try:
-            about = importlib.metadata.metadata("sise-benchmark")
-        except importlib.metadata.PackageNotFoundError:
-            return "", []
-        given = [text for text in about.get_all("Requires-Dist") or () if "extra ==" not in text]
-        return about.get("Requires-Python") or "", given
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def python(required: str | None = None) -> Finding:
     """Python's version against ``requires-python``."""
-    required = _project()[0] if required is None else required
+    required = required or _project()["requires-python"]
     have = ".".join(map(str, sys.version_info[:3]))
     if SpecifierSet(required).contains(have, prereleases=True):
-        return Finding("python", "ok", f"{have} (needs {required or 'any'})")
+        return Finding("python", "ok", f"{have} (needs {required})")
     return Finding("python", "broken", f"{have}, needs {required}", "install such a Python; make PYTHON=python3.x")
 
 
 def packages(dependencies: Sequence[str] | None = None) -> Iterator[Finding]:
     """Every dependency against its range: one line for those that fit, one for each that does not."""
     fitting = []
-    for text in _project()[1] if dependencies is None else dependencies:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            yield Finding("packages", "warning", f"cannot read the requirement {text!r}", "mend pyproject.toml")
-            continue
+    for text in dependencies or _project()["dependencies"]:
+        requirement = Requirement(text)
         try:
             have = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -266,39 +254,30 @@ def _root(cfg: DictConfig, name: str) -> str:
 
 def data(cfg: DictConfig) -> Iterator[Finding]:
     """Counts of every data set against the published ones."""
-    shapes = Path(_shapes_root(cfg))
-    if (shapes / "shapes.json").is_file():
-        yield Finding("shapes", "ok", f"generated scenes in {shapes}")
-    else:
-        yield Finding("shapes", "ok", f"not drawn yet; the first run draws them in {shapes} (about a minute)")
+    shapes = Path(cfg.dataset.root if cfg.dataset.name == "shapes" else "data/shapes")
+    drawn = (shapes / "shapes.json").is_file()
+    yield Finding("shapes", "ok", f"generated scenes in {shapes}" if drawn else
+                  f"not drawn yet; the first run draws them in {shapes} (about a minute)")  # fmt: skip
     yield _counted("photos", lambda: Photos(verify=False), "reinstall the suite's dependencies")
     for name in ("voc2007", "coco2014"):
         loader = OmegaConf.load(ROOT / "configs" / "dataset" / f"{name}.yaml")
         loader.root = str(_root(cfg, name))
         node = OmegaConf.create({"dataset": loader}).dataset.loader
-        advice = f"set roots.{name}=<folder>; partial data run, but no table of it counts as reproduced"
+        advice = f"roots.{name}=<folder> to look elsewhere; a part runs, but no table of it counts as reproduced"
         yield _counted(name, lambda node=node: instantiate(node, verify=False), advice)
     yield _severstal(_root(cfg, "severstal"))
 
 
-def _shapes_root(cfg: DictConfig) -> str:
-    return cfg.dataset.root if cfg.dataset.name == "shapes" else "data/shapes"
-
-
 def _counted(name: str, load: Callable, advice: str) -> Finding:
-    logger = logging.getLogger("sise.benchmark.datasets")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
         complete, message = load().verify_counts()
-    except Exception as error:
+    except Exception as error:  # whatever is wrong with the files must end in a line
         cause = _suite_error(error)
         if cause is None:
-            raise
+            return Finding(name, "warning", f"cannot be read: {type(error).__name__}: {error}", advice)
         found, _, how = str(cause).removeprefix(f"{name}: ").partition("; ")
         return Finding(name, "missing", found, how.replace("dataset.root=", f"roots.{name}=") or advice)
-    finally:
-        logger.setLevel(level)
+    message = message.partition(": partial tree")[0]
     return Finding(name, "ok", message) if complete else Finding(name, "warning", message, advice)
 
 
@@ -309,7 +288,7 @@ def _suite_error(error: BaseException | None) -> SuiteError | None:
 
 
 def _severstal(root: str) -> Finding:
-    """Files only: the recast itself reads every strip, once, when it is first used."""
+    """Files only: the tiles are counted, against Table 3, when the recast first reads every strip."""
     try:
         folder = severstal.find(root)
         listed = severstal.read_csv(folder / "train.csv")
@@ -320,35 +299,42 @@ def _severstal(root: str) -> Finding:
     there = sum(strip in files for strip in listed)
     message = f"{there} of {severstal.LISTED_IMAGES} strips with a defect, {len(files)} of {severstal.ALL_IMAGES} files"
     if (there, len(listed)) == (severstal.LISTED_IMAGES, severstal.LISTED_IMAGES):
-        return Finding("severstal", "ok", message)
-    return Finding("severstal", "warning", message, "partial data run, but no table of it counts as reproduced")
+        return Finding("severstal", "ok", f"{message}; training counts the tiles against SISE's Table 3")
+    return Finding("severstal", "warning", message, "a part runs, but no table of it counts as reproduced")
 
 
 def weights(cfg: DictConfig) -> Iterator[Finding]:
-    """TorchRay's four checkpoints: there, and the published ones."""
+    """TorchRay's four checkpoints, a line per data set: there, and the published ones."""
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    audited = {"voc2007": "voc", "coco2014": "coco"}.get(cfg.dataset.name)
-    for (arch, trained_on), file_name in models._TORCHRAY_FILES.items():
-        given = cfg.weights[arch] if trained_on == audited else None
-        path = Path(given) if given else hub / file_name
-        topic, what = f"torchray_{trained_on}", f"{arch} for {trained_on.upper()}"
-        if not path.is_file():
-            yield Finding(topic, "missing", f"{what}: no {path}",
-                          f"it is downloaded on first use; offline, put {models._torchray_url(arch, trained_on)} there "
-                          "or give model.weights=<file>")  # fmt: skip
-            continue
-        digest, wanted = models._sha256(path), re.search(r"-([0-9a-f]{8})\.", file_name).group(1)
-        if digest.startswith(wanted):
-            yield Finding(topic, "ok", f"{what}: {path}, the published file (sha256 {wanted}…)")
-        else:
-            yield Finding(topic, "warning", f"{what}: {path} is not the published file: sha256 begins with "
-                          f"{digest[:8]}, expected {wanted}", "delete it and get it again")  # fmt: skip
+    for name, trained_on in (("voc2007", "voc"), ("coco2014", "coco")):
+        found, missing, wrong = [], [], []
+        for arch in ("vgg16", "resnet50"):
+            file_name = models._TORCHRAY_FILES[arch, trained_on]
+            given = cfg.weights[arch] if cfg.dataset.name == name else None
+            path = Path(given) if given else hub / file_name
+            wanted = re.search(r"-([0-9a-f]{8})\.", file_name).group(1)
+            if not path.is_file():
+                missing.append(path)
+            elif (digest := models._sha256(path)).startswith(wanted):
+                found.append(path.name)
+            else:
+                wrong.append(f"{path} (its sha256 begins with {digest[:8]}, expected {wanted})")
+        topic = f"torchray_{trained_on}"
+        if missing:
+            url = models._torchray_url("vgg16", trained_on).rpartition("/")[0]
+            yield Finding(topic, "missing", f"no {', '.join(map(str, missing))}",
+                          f"the first run downloads them; offline, get them from {url}, or give files: "
+                          "weights.vgg16=<file> (scripts/evaluate.py: model=vgg16 model.weights=<file>)")  # fmt: skip
+        if wrong:
+            yield Finding(topic, "warning", f"not the published file: {', '.join(wrong)}", "delete it and get it again")
+        if found:
+            yield Finding(topic, "ok", f"{', '.join(found)}: the published hashes")
     trained = Path(cfg.outputs) / "severstal" / "resnet101.pt"
     if trained.is_file():
         yield Finding("severstal network", "ok", f"{trained}, trained here")
     else:
-        how = "python scripts/train_severstal.py --root <folder of train.csv>"
-        yield Finding("severstal network", "missing", f"no {trained}", how)
+        yield Finding("severstal network", "missing", f"no {trained} (the paper's is not published)",
+                      "train it: python scripts/train_severstal.py --root <folder of train.csv>")  # fmt: skip
 
 
 def licences() -> Iterator[Finding]:

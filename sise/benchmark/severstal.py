@@ -10,12 +10,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +89,7 @@ def _runs(text: str) -> np.ndarray:
     if len(numbers) % 2:
         raise ValueError(f"have {len(numbers)} numbers, expected pairs of a start and a length")
     starts, lengths = numbers[::2] - 1, numbers[1::2]
-    if (starts < 0).any() or (lengths < 1).any() or (starts + lengths > WIDTH * HEIGHT).any():
+    if (starts < 0).any() or (lengths < 1).any() or (lengths > WIDTH * HEIGHT - starts).any():  # no sum to overflow
         raise ValueError(f"leave the strip of {WIDTH}x{HEIGHT} pixels (counted from 1, down the columns)")
     return np.stack([starts, starts + lengths - 1], axis=1)
 
@@ -163,7 +165,7 @@ def split(count: int, seed: int, share: float) -> tuple[np.ndarray, np.ndarray]:
 
     The draw is that of scikit-learn's ``train_test_split(range(count), test_size=share, random_state=seed)``.
     """
-    held_out = int(np.ceil(round(share * count, 9)))
+    held_out = math.ceil(share * count)
     order = np.random.RandomState(seed).permutation(count)
     return order[held_out:], order[:held_out]
 
@@ -198,6 +200,7 @@ class Severstal(_Samples):
         name: Name in configs and tables.
 
     Attributes:
+        recast: The settings that decide on tiles and splits; a network must not be tested on the tiles of another one.
         folder: The folder in use.
         labels: Class of every tile of the recast, whatever the subset.
         subsets: Ids of "train", "validation" and "test".
@@ -223,8 +226,8 @@ class Severstal(_Samples):
         progress: bool = True,
         name: str = "severstal",
     ) -> None:
-        self.name, self.subset, self.seed = name, choose("subset", subset, SUBSETS), seed
-        self._recast = (bool(all_12568), float(black_below), int(class_3), int(seed))
+        self.name, self.subset = name, choose("subset", subset, SUBSETS)
+        self.recast = {"all_12568": bool(all_12568), "black_below": float(black_below), "seed": int(seed)}
         self.folder = find(root, name)
         self._defects = read_csv(self.folder / "train.csv", name)
         files = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder / "train_images")}
@@ -259,10 +262,10 @@ class Severstal(_Samples):
             file = Path(cache) / f"tile-means-{_digest(sorted(sizes.items()))[:24]}.npy"
             try:
                 known = np.load(file, allow_pickle=False)
-                if known.shape == (len(sizes), TILES):
+                if known.dtype == np.float64 and known.shape == (len(sizes), TILES) and np.isfinite(known).all():
                     return known
-            except (OSError, ValueError, EOFError):
-                pass
+            except Exception:  # a damaged file can raise anything
+                _log.debug("%s: tile means are computed anew", self.name, exc_info=True)
         bar = tqdm(total=len(sizes), desc=f"{self.name}: looking for black tiles", unit="strip", disable=not progress)
         with bar, ThreadPoolExecutor() as pool:
             rows = []
@@ -281,14 +284,7 @@ class Severstal(_Samples):
         return means
 
     def _strip(self, strip: str) -> Image.Image:
-        path = self.folder / "train_images" / strip
-        image = _read_image(path, self.name)
-        if image.size != (WIDTH, HEIGHT):
-            raise SuiteError(
-                f"{self.name}: {path} is {image.width}x{image.height} pixels, expected {WIDTH}x{HEIGHT}: the tiles "
-                "would not fit; unzip it again"
-            )
-        return image
+        return _read_image(self.folder / "train_images" / strip, self.name, (WIDTH, HEIGHT))
 
     def _means_of(self, strip: str) -> np.ndarray:
         grey = np.asarray(self._strip(strip).convert("L"), dtype=np.float64)[:, OFFSET : OFFSET + TILES * TILE]
@@ -319,8 +315,8 @@ class Severstal(_Samples):
         parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
         for class_id in range(len(CLASSES)):
             tiles = self._of_class(class_id)
-            kept, test = split(len(tiles), self.seed, 0.3)
-            train, validation = split(len(kept), self.seed, 0.2)
+            kept, test = split(len(tiles), self.recast["seed"], 0.3)
+            train, validation = split(len(kept), self.recast["seed"], 0.2)
             parts["test"] += [tiles[i] for i in test]
             parts["train"] += [tiles[kept[i]] for i in train]
             parts["validation"] += [tiles[kept[i]] for i in validation]
@@ -328,7 +324,7 @@ class Severstal(_Samples):
 
     def _evaluation(self, class_3: int) -> tuple[str, ...]:
         test = {c: [tile for tile in self.subsets["test"] if self.labels[tile] == c] for c in range(1, len(CLASSES))}
-        order = np.random.RandomState(self.seed).permutation(len(test[3]))[:class_3]
+        order = np.random.RandomState(self.recast["seed"]).permutation(len(test[3]))[:class_3]
         test[3] = [test[3][i] for i in order]
         return tuple(sorted(tile for tiles in test.values() for tile in tiles))
 
@@ -343,8 +339,8 @@ class Severstal(_Samples):
         d = self.dropped
         return (
             f"{_plural(len(self.strips), 'strip')}, {_plural(TILES * len(self.strips), 'tile')}; left out: "
-            f"{d['black']} with a mean below {self._recast[1]:g} ({d['black with a defect']} of them with a defect), "
-            f"{d['two defects']} with two kinds of defect; left: {len(self.labels)}"
+            f"{d['black']} with a mean below {self.recast['black_below']:g} ({d['black with a defect']} of them with a "
+            f"defect), {d['two defects']} with two kinds of defect; left: {len(self.labels)}"
         )
 
     def tile(self, tile_id: str) -> Image.Image:
@@ -383,32 +379,27 @@ class Severstal(_Samples):
             gaps.append(f"evaluation subset: {len(self.ids)} tiles, published {EVALUATION}")
         if not gaps:
             return True, f"{_plural(len(self.ids), 'tile')} of the complete recast, counts as in SISE Table 3"
-        missing = f"{_plural(self._without_file, 'listed strip')} missing; " if self._without_file else ""
-        whole = len(self.strips) == (ALL_IMAGES if self._recast[0] else LISTED_IMAGES)
-        if whole and not self._recast[0]:
-            advice = (
-                "the strips are complete, so it is the threshold of black tiles, which the paper does not give: try "
-                f"dataset.loader.black_below other than {self._recast[1]:g}"
-            )
-        elif self._recast[0]:
+        found = f"{len(self.labels)} of {sum(TABLE_3)} tiles"
+        if self.recast["all_12568"]:
             advice = "the published counts fit only the strips with a defect (dataset.loader.all_12568=false)"
+        elif len(self.strips) == LISTED_IMAGES:
+            advice = "; ".join(gaps)
+            if counts != TABLE_3:
+                advice += "; the strips are complete, so it is the threshold of black tiles, which the paper does not "
+                advice += f"give: try dataset.loader.black_below other than {self.recast['black_below']:g}"
         else:
-            advice = f"partial tree: {len(self.strips)} of {LISTED_IMAGES} strips with a defect"
-        return False, (
-            f"{len(self.labels)} of {sum(TABLE_3)} tiles ({missing}{'; '.join(gaps)}): {advice}; results are not "
-            "comparable to the paper's"
-        )
+            missing = f", {_plural(self._without_file, 'listed file')} missing" if self._without_file else ""
+            advice = f"partial tree, {len(self.strips)} of {LISTED_IMAGES} strips with a defect{missing}"
+        return False, f"{found}: {advice}; results are not comparable to the paper's"
 
-    def fingerprint(self) -> str:
-        """sha256 over the recast's settings, ids, targets and defects."""
-        if not hasattr(self, "_fingerprint"):
-            pixels = hashlib.sha256()
-            for tile in self.ids:
-                strip = self._file_of[tile.rpartition("_")[0]]
-                for class_id, runs in sorted(self._defects.get(strip, {}).items()):
-                    pixels.update(f"{tile} {class_id} ".encode() + runs.tobytes())
-            self._fingerprint = _digest(self.subset, self._recast, list(self._targets.items()), pixels.hexdigest())
-        return self._fingerprint
+    def _content(self) -> Sequence[object]:
+        """The recast's settings, ids, targets and defects."""
+        pixels = hashlib.sha256()
+        for tile in self.ids:
+            strip = self._file_of[tile.rpartition("_")[0]]
+            for class_id, runs in sorted(self._defects.get(strip, {}).items()):
+                pixels.update(f"{tile} {class_id} ".encode() + runs.tobytes())
+        return [self.subset, self.recast, list(self._targets.items()), pixels.hexdigest()]
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -440,6 +431,7 @@ def network(
     *,
     weights: str | os.PathLike,
     trained_on: str = "severstal",
+    recast: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
     cam_layer: str | None = None,
     name: str | None = None,
@@ -450,12 +442,14 @@ def network(
         arch: "resnet101", or what it was trained with.
         weights: The file that the training wrote.
         trained_on: Whose classes the dataset needs; anything but "severstal" is an error.
+        recast: The dataset's ``Severstal.recast``: it must be that of the training, or test tiles may have been trained
+            on. None = not checked.
         layers: SISE's layers, low to high; None = relu, layer1 ... layer4 (PROTOCOL L3).
         cam_layer: Grad-CAM's layer; None = the last of ``layers``.
         name: Name in configs and tables; None = ``arch``.
 
     Raises:
-        SuiteError: If there is no such file, it is of another network, or the dataset is another one.
+        SuiteError: If there is no such file, it is of another network or recast, or the dataset is another one.
     """
     choose("arch", arch, _ARCHES)
     if trained_on != "severstal":
@@ -472,18 +466,23 @@ def network(
     state = _read_state(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
     about = stored.get("about", {}) if isinstance(stored, dict) else {}
-    if not isinstance(about, dict) or "size" not in about:
+    if not {"arch", "size", "epoch", "recast", "caveats"} <= set(about):
         raise SuiteError(f"{path} was not written by scripts/train_severstal.py: it does not say what it is of")
-    if about.get("arch") != arch:
-        raise SuiteError(f"{path} is a {about.get('arch')}, expected {arch}; set model.loader.arch={about.get('arch')}")
+    if about["arch"] != arch:
+        raise SuiteError(f"{path} is a {about['arch']}, expected {arch}; set model.loader.arch={about['arch']}")
+    other = {key: value for key, value in about["recast"].items() if recast is not None and recast[key] != value}
+    if other:
+        there, here = (", ".join(f"{key}={of[key]}" for key in other) for of in (other, recast))
+        raise SuiteError(
+            f"{path} was trained with {there}, the dataset now has {here}: tiles of its test set may have been trained "
+            f"on; set dataset.loader.<key> alike, or train anew"
+        )
     made = new_network(arch)
     _load_state(made, state, str(path))
     note = (
-        f"{arch} trained here on the recast Severstal, epoch {about.get('epoch')} of {about.get('epochs')} "
-        f"(sha256 {_sha256(path)[:8]}); the paper's own weights are not published"
+        f"{arch} trained here on the recast Severstal, epoch {about['epoch']} (sha256 {_sha256(path)[:8]}); the "
+        f"paper's own weights are not published{''.join(f'; NOT {caveat}' for caveat in about['caveats'])}"
     )
-    if not about.get("complete"):
-        note += "; NOT on the complete published training set"
     return _model(
         made,
         name=name or arch,

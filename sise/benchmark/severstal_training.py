@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Settings:
         lr: Initial learning rate; halved every ``halve_every`` epochs.
         batch: Tiles per step; a last one of a single tile is left out (batch normalisation).
         size: Side of the network's input, in pixels.
+        momentum, weight_decay: Of SGD.
         limit: Only so many tiles per subset, for a try-out; None = all.
         select: "best" keeps the epoch with the best validation accuracy, "last" the last one.
         seed: Of the initial weights and the order of the tiles.
@@ -82,6 +83,18 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued: all but the number of epochs."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "epochs"}
+
+    def caveats(self, complete: bool) -> list[str]:
+        """What the trained network is not; each fits after "NOT ".
+
+        Args:
+            complete: The recast is the paper's.
+        """
+        given, paper = ("arch", "epochs", "lr", "halve_every", "size"), Settings()
+        pairs = {key: (getattr(self, key), getattr(paper, key)) for key in given}
+        other = [f"{key} {here} for {there}" for key, (here, there) in pairs.items() if here != there]
+        found = [] if complete and self.limit is None else ["on the complete published training set"]
+        return found + ([f"the paper's schedule ({', '.join(other)})"] if other else [])
 
 
 class _Tiles(TorchDataset):
@@ -218,20 +231,19 @@ def train(
         network.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
     state = None if restart else _resume(last, settings, fingerprint)
-    done, best, history = 0, -1.0, []
+    done, best = 0, -1.0
     if state is not None:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        done, best, history = state["epoch"], state["best"], json.loads(state["history"])
+        done, best = state["epoch"], state["best"]
         if not weights.exists() and done >= settings.epochs:
             raise SuiteError(f"{last} is finished but the weights {weights} are gone; train anew with --restart")
-    complete = dataset.verify_counts()[0] and settings.limit is None
+    caveats = settings.caveats(dataset.verify_counts()[0])
     for epoch in range(done, settings.epochs):
         loss = _epoch(network, optimiser, dataset, subsets["train"], settings, epoch, device, workers)
         loader = _loader(dataset, subsets["validation"], settings, workers)
         scores, classes = _scores(network, loader, device, settings.precision, "validation")
         accuracy = top_k(scores, classes, 1)
-        history.append({"epoch": epoch + 1, "lr": learning_rate(settings, epoch), "loss": loss, "top1": accuracy})
         tqdm.write(
             f"epoch {epoch + 1} of {settings.epochs}: learning rate {learning_rate(settings, epoch):g}, "
             f"loss {loss:.3f}, validation top-1 {100 * accuracy:.2f} %"
@@ -242,16 +254,15 @@ def train(
                 "arch": settings.arch,
                 "size": settings.size,
                 "epoch": epoch + 1,
-                "epochs": settings.epochs,
                 "validation": accuracy,
-                "complete": complete,
+                "recast": dataset.recast,
+                "caveats": caveats,
                 "settings": json.dumps(settings.identity()),
             }
             plain = {key: value.detach().cpu() for key, value in network.state_dict().items()}
             _write(weights, {"state_dict": plain, "about": about})
         _write(last, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "epoch": epoch + 1,
-                      "best": best, "history": json.dumps(history), "data": fingerprint,
-                      "settings": json.dumps(settings.identity())})  # fmt: skip
+                      "best": best, "data": fingerprint, "settings": json.dumps(settings.identity())})  # fmt: skip
     return weights
 
 
@@ -337,14 +348,13 @@ def evaluate(
     }
 
 
-def report(result: dict[str, Any], published: Path, results: Path, *, complete: bool) -> str:
+def report(result: dict[str, Any], published: Path, results: Path) -> str:
     """Writes ``severstal_confusion.csv`` and ``.md`` into ``results``: SISE Table 5 and the accuracies, beside ours.
 
     Args:
         result: Of `evaluate`.
         published: ``severstal_confusion.csv`` of the papers' numbers.
         results: Where to write.
-        complete: The recast is the paper's and nothing was left out.
 
     Returns:
         The text of the ``.md``.
@@ -360,7 +370,8 @@ def report(result: dict[str, Any], published: Path, results: Path, *, complete: 
     share = counts / np.maximum(totals, 1)[:, None]
     results.mkdir(parents=True, exist_ok=True)
     rows: list[Sequence[Any]] = [("actual", "predicted", "count", "share", "published")]
-    rows += [(a, p, counts[a, p], f"{share[a, p]:.4f}" if totals[a] else "", known[a, p]) for a, p in _cells(counts)]
+    rows += [(a, p, count, f"{share[a, p]:.4f}" if totals[a] else "", known[a, p])
+             for (a, p), count in np.ndenumerate(counts)]  # fmt: skip
     rows += [("all", "top-1 %", result["tiles"], f"{100 * result['top1']:.2f}", PUBLISHED_TOP1),
              ("all", "top-3 %", result["tiles"], f"{100 * result['top3']:.2f}", PUBLISHED_TOP3)]  # fmt: skip
     with (results / "severstal_confusion.csv").open("w", newline="", encoding="utf-8") as file:
@@ -376,13 +387,8 @@ def report(result: dict[str, Any], published: Path, results: Path, *, complete: 
     text += ["", "| | measured | published |", "|---|---|---|"]
     text += [f"| top-1 accuracy % | {100 * result['top1']:.2f} | {PUBLISHED_TOP1} |",
              f"| top-3 accuracy % | {100 * result['top3']:.2f} | {PUBLISHED_TOP3:.2f} |", ""]  # fmt: skip
-    text += [f"{about['arch']}, weights of epoch {about['epoch']} of {about['epochs']} on inputs of "
-             f"{about['size']}x{about['size']}; {result['tiles']} test tiles."]  # fmt: skip
-    if not complete:
-        text += ["**NOT the complete published data set: says nothing about the published numbers.**"]
+    text += [f"{about['arch']}, weights of epoch {about['epoch']} on inputs of {about['size']}x{about['size']}; "
+             f"{result['tiles']} test tiles."]  # fmt: skip
+    text += [f"**NOT {caveat}: says nothing about the published numbers.**" for caveat in about["caveats"]]
     (results / "severstal_confusion.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     return "\n".join(text)
-
-
-def _cells(counts: np.ndarray) -> Iterator[tuple[int, int]]:
-    return np.ndindex(counts.shape)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = ["holm", "order_agreement", "paired_bootstrap", "paired_standard_error", "sign_test"]
+__all__ = ["holm", "order_agreement", "paired_bootstrap", "paired_standard_error", "per_image", "sign_test"]
 
 RESAMPLES = 10_000
 FEWEST_IMAGES = 10

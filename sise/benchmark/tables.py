@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from metrics import arithmetic
+from sise.benchmark.code_version import doubts
 from sise.benchmark.records import RunFolder, without_folders
 from sise.types import SuiteError, choose
 
@@ -31,10 +32,10 @@ METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")  # fractions, percent i
 COSTS = ("seconds", "forward_passes", "backward_passes")
 LOWER_IS_BETTER = ("Drop%", *COSTS)
 NOT_METRICS = ("image_id", "target", "class", "status", "reason", "confidence", "mask_fraction", "undefined",
-               "difficult")  # fmt: skip
+               "difficult", "session")  # fmt: skip
 PUBLISHED_NAMES = {"seconds": "Runtime (s)"}
 LABELS = {
-    "vgg16": "VGG16", "resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0",
+    "vgg16": "VGG16", "resnet50": "ResNet-50", "resnet101": "ResNet-101", "efficientnet_lite0": "EfficientNet-Lite0",
     "seconds": "Run-time (s)", "forward_passes": "Forward passes", "backward_passes": "Backward passes",
 }  # fmt: skip
 STATUS = {  # mark in a cell, meaning
@@ -47,7 +48,7 @@ STATUS = {  # mark in a cell, meaning
     "not run": ("", "no records"),
     "not published": ("", "the paper has no such number"),
 }  # fmt: skip
-URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|: budget:")  # notes that the terminal shows too
+URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|OTHER CODE|: budget:")  # notes that the terminal shows too
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Run:
     identity: Mapping[str, Any]
     records: pd.DataFrame
     devices: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def variant(self) -> str:
@@ -127,7 +129,8 @@ def find_runs(outputs: str | Path) -> list[Run]:
         identity, records = folder.identity, folder.read()
         keys = dict.fromkeys(key for record in [dict.fromkeys(NOT_METRICS), *records] for key in record)
         devices = tuple(sorted({session.get("device", "unknown") for session in folder.environments()}))
-        run = Run(file.parent, identity, pd.DataFrame(records, columns=list(keys)), devices)
+        frame = pd.DataFrame(records, columns=list(keys))
+        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)))
         what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
         if what in runs:
             raise SuiteError(
@@ -376,18 +379,19 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         devices = sorted({device for run in used for device in run.devices})
         notes.append(f"Seconds measured on: {', '.join(devices) or 'unknown'}.")
 
-    partial: dict[tuple[str, str], list[str]] = {}
+    shared: dict[tuple[str, str], list[str]] = {}  # what several columns have in common is said once
     for (model, column), group in shown.items():
         who = f"{_label(model)}, {column.label}"
         cells = {metric: table.cell(model, metric, column) for metric in table.metrics}
-        budget = budget_notes(group, column)
-        if budget:
-            notes.append(f"{who}: budget: {'; '.join(budget)}.")
+        for note in budget_notes(group, column):
+            shared.setdefault((_label(model), f"budget: {note}"), []).append(column.label)
+        for note in dict.fromkeys(doubt for run in group for doubt in run.doubts):
+            shared.setdefault((_label(model), note), []).append(column.label)
         expected = max(run.identity["expected_pairs"] for run in group)
         short = {int(run.identity.get("seed") or 0): len(run.ok) for run in group if len(run.ok) != expected}
         if short:
             done = ", ".join((f"seed {s}: " if len(group) > 1 else "") + f"{n} of {expected}" for s, n in short.items())
-            partial.setdefault((_label(model), done), []).append(column.label)
+            shared.setdefault((_label(model), f"pairs with a result: {done}"), []).append(column.label)
         failed = pd.concat([run.failed for run in group])
         if len(failed):
             reason = without_folders(failed["reason"].iloc[0])
@@ -399,9 +403,9 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         if len(group) > 1:
             spread = [f"{metric} {cell['seed s.d.']:.2f}" for metric, cell in cells.items()]
             notes.append(f"{who}: mean of {len(group)} seeds; s.d. across seeds: {', '.join(spread)}.")
-    for (model, done), columns in partial.items():
+    for (model, what), columns in shared.items():
         whose = "every column" if len(columns) == sum(_label(m) == model for m, _ in shown) else ", ".join(columns)
-        notes.append(f"{model}, {whose}: pairs with a result: {done}.")
+        notes.append(f"{model}, {whose}: {what}.")
     for model in table.models:
         notes += _unequal_pairs(model, {c: g for (m, c), g in shown.items() if m == model})
         notes += _arithmetic(table, model, {c: g for (m, c), g in shown.items() if m == model})
@@ -427,13 +431,15 @@ def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]
     found = []
     for column, group in groups.items():
         row = pd.DataFrame({m: [table.cell(model, m, column)["mean"]] for m in table.metrics}, index=[column.label])
-        masks = pd.concat([run.ok["mask_fraction"] for run in group]).dropna().astype(float)
+        pairs = pd.concat([run.ok for run in group]).drop_duplicates(["image_id", "target"])
+        masks = pairs["mask_fraction"].dropna().astype(float)
         config = group[0].identity.get("config") or {}
         if (config.get("protocol") or {}).get("confidence") == "logit":  # T1 holds for probabilities only
             row = row.drop(columns="Drop%", errors="ignore")
         found += arithmetic.check(
             row.dropna(axis=1),
             uniform=row.dropna(axis=1) if column.explainer == "uniform" else None,
+            above_uniform=table.dataset == "coco2014" and not column.control,
             mask_fractions=masks.tolist(),
             fraction=(config.get("metrics") or {}).get("top_fraction", 0.20),
             tolerance=1e-3,
@@ -441,7 +447,7 @@ def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]
     if found:
         return [f"ARITHMETIC VIOLATED, {_label(model)}: {sentence}." for sentence in found]
     good = f"{_label(model)}: no violation of the arithmetic checks (Drop% ≤ 100 − Increase%; where there are masks, "
-    good += "mIoU's ceiling; where it was run, the uniform map's EBPG and Bbox)."
+    good += "mIoU's ceiling; where it was run, the uniform map's EBPG and Bbox; on COCO, EBPG above the uniform map's)."
     return [good] if groups else []
 
 
