@@ -56,7 +56,7 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
     general = [o for o in overrides if o.split("=", 1)[0] not in ("model", "explainer")]
     models = [chosen["model"]] if "model" in chosen else list(experiment.models)
-    cells = [dict(c) for c in experiment.cells]
+    cells = [cell for c in experiment.cells for cell in _seeds(dict(c))]
     if "explainer" in chosen:
         choose("explainer of this experiment", chosen["explainer"], sorted({c["explainer"] for c in cells}))
         cells = [c for c in cells if c["explainer"] == chosen["explainer"]]
@@ -70,6 +70,12 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
             of_cell = [*general, f"model={model}", *(f"{k}={v}" for k, v in cell.items())]
             configs.append(_with_departures(compose(config_name, of_cell), config_name, of_cell))
     return _only(cfg, configs)
+
+
+def _seeds(cell: dict) -> list[dict]:
+    """A cell with ``seeds: 3`` is three cells, of the seeds 0, 1 and 2."""
+    count = cell.pop("seeds", 1)
+    return [cell, *({**cell, "seed": seed} for seed in range(1, count))]
 
 
 def _only(cfg: DictConfig, configs: list[DictConfig]) -> list[DictConfig]:
