@@ -36,13 +36,11 @@ def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25) -> Tens
     """
     if not sigma > 0:
         raise SuiteError(f"sigma must be positive, a share of the image's side, got {sigma}")
-    height, width = probe.size
-    down = (torch.arange(height, dtype=torch.float64) + 0.5) / height - 0.5
-    across = (torch.arange(width, dtype=torch.float64) + 0.5) / width - 0.5
-    squared_distance = down[:, None] ** 2 + across[None, :] ** 2
+    along = [(torch.arange(side, dtype=torch.float64) + 0.5) / side - 0.5 for side in probe.size]
+    squared_distance = sum(offset**2 for offset in torch.meshgrid(*along, indexing="ij"))
     # relative to the nearest pixel, so that the highest value is exactly 1 and no sigma underflows to a zero
     # map
     gaussian = torch.exp(-(squared_distance - squared_distance.min()) / (2 * sigma**2))
     lowest = gaussian.min()
     saliency = (gaussian - lowest) / (1 - lowest) if lowest < 1 else torch.zeros_like(gaussian)
-    return saliency.float().to(probe.device).repeat(len(targets), 1, 1)
+    return saliency.float().to(probe.device).repeat(len(targets), *[1] * saliency.ndim)

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from sise.maps import minmax, upsample
 from sise.probe import Probe
 from sise.scoring import _fp32_matmul
-from sise.types import SuiteError
+from sise.types import SuiteError, choose
 
 
 def cam_layer_of(probe: Probe, layer: str | None) -> str:
@@ -33,12 +34,40 @@ def weighted_maps(weights: Tensor, maps: Tensor) -> Tensor:
 
     Args:
         weights: (T, C), one row per target.
-        maps: (C, h, w).
+        maps: (C, h, w), or (C, l) of a signal.
 
     Returns:
         (T, h, w) float32 ``sum_k weights[t, k] * maps[k]``, added up in float64.
     """
     return (weights.double() @ maps.flatten(1).double()).unflatten(1, maps.shape[1:]).float()
+
+
+def locations(maps: Tensor) -> tuple[int, ...]:
+    """The dimensions of (C, h, w) or (C, l) maps that are places in the image."""
+    return tuple(range(1, maps.ndim))
+
+
+def to_saliency(maps: Tensor, size: tuple[int, ...], upsampling: str) -> Tensor:
+    """Brings CAMs to the image's resolution and scale.
+
+    Args:
+        maps: (T, h, w), not negative; (T, l) of a signal.
+        size: (H, W), or (L,).
+        upsampling: ``bilinear`` (of a signal: linear), half-pixel centres, then min-max; or ``cubic``, as SISE's
+            authors do: splines through all values with corners on corners (``scipy.ndimage.zoom``), then divided by
+            the largest value. Splines overshoot, so that some values are slightly negative.
+
+    Returns:
+        (T, H, W), or (T, L); zero for a map that is zero.
+    """
+    if choose("upsampling", upsampling, ("bilinear", "cubic")) == "bilinear":
+        return minmax(upsample(maps, size), len(size))
+    from scipy.ndimage import zoom
+
+    factors = [wanted / had for wanted, had in zip(size, maps.shape[1:], strict=True)]
+    large = torch.stack([torch.from_numpy(zoom(m.cpu().numpy(), factors)) for m in maps]).to(maps)
+    largest = large.amax(dim=locations(large), keepdim=True)
+    return torch.where(largest > 0, large / torch.where(largest > 0, largest, 1), 0)
 
 
 def check_targets(probe: Probe, targets: Sequence[int]) -> list[int]:

@@ -68,7 +68,8 @@ def extremal_perturbation(
         (T, H, W) in [0, 1]: the sum over areas of the masks, already at the image's resolution, min-max per map.
 
     Raises:
-        SuiteError: If a target is not a class, ``implementation`` is unknown, or a number is out of its range.
+        SuiteError: If a target is not a class, ``implementation`` is unknown, a number is out of its range, or the
+            probe is of a signal.
 
     Reference:
         Fong, Patrick and Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks", ICCV
@@ -76,6 +77,11 @@ def extremal_perturbation(
         of ``torchray.attribution.extremal_perturbation``, its authors' code.
     """
     choose("Extremal Perturbation implementation", implementation, ("batched", "torchray"))
+    if len(probe.size) != 2:
+        raise SuiteError(
+            f"Extremal Perturbation blurs images (1, C, H, W); got a signal of shape {tuple(probe.image.shape)}. RISE "
+            "is an explainer by perturbation that takes signals."
+        )
     targets, areas = check_targets(probe, targets), [float(area) for area in areas]
     if not areas or not all(0 < area < 1 for area in areas):
         raise SuiteError(f"areas must be fractions strictly between 0 and 1, at least one; got {areas}.")

@@ -48,14 +48,15 @@ def full_grad(
     if not targets:
         return no_maps(probe)
     saliency = []
+    linear = "linear" if len(probe.size) == 1 else "bilinear"
     for input_term, bias_terms in full_gradients(probe, targets, include_bn=include_bn, simple=simple):
         total = _psi(input_term, eps).sum(dim=0)
         for term in bias_terms:
-            if term.ndim == 3:  # a linear layer's bias has no place in the image
+            if term.ndim == input_term.ndim:  # a linear layer's bias has no place in the image
                 channels = _psi(term, eps).sum(dim=0)[None, None]
-                total = total + F.interpolate(channels, probe.size, mode="bilinear", align_corners=True)[0, 0]
+                total = total + F.interpolate(channels, probe.size, mode=linear, align_corners=True)[0, 0]
         saliency.append(total)
-    return minmax(torch.stack(saliency))
+    return minmax(torch.stack(saliency), len(probe.size))
 
 
 def completeness_error(probe: Probe, target: int) -> float:
@@ -125,7 +126,7 @@ def _terms(probe: Probe, score: Tensor, image: Tensor, outputs: list, simple: bo
 
 def _bias(module: nn.Module, include_bn: bool) -> Tensor | None:
     """(C,) what the module adds to a linear function of its input, or None if nothing."""
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         if not include_bn:
             return None
         if module.running_mean is None or module.running_var is None:
@@ -137,7 +138,7 @@ def _bias(module: nn.Module, include_bn: bool) -> Tensor | None:
         gamma = torch.ones_like(std) if module.weight is None else module.weight.detach()
         beta = torch.zeros_like(std) if module.bias is None else module.bias.detach()
         return beta - module.running_mean * gamma / std
-    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear) and module.bias is not None:
         return module.bias.detach()
     return None
 

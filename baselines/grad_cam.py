@@ -8,13 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, no_maps, weighted_maps
-from sise.maps import minmax, upsample
+from baselines.common import cam_layer_of, check_targets, locations, no_maps, to_saliency, weighted_maps
 from sise.probe import Probe
 from sise.types import GradientScore
 
 
-def grad_cam(probe: Probe, targets: Sequence[int], *, layer: str | None = None, of: GradientScore = "logit") -> Tensor:
+def grad_cam(
+    probe: Probe,
+    targets: Sequence[int],
+    *,
+    layer: str | None = None,
+    of: GradientScore = "logit",
+    upsampling: str = "bilinear",
+) -> Tensor:
     """Grad-CAM: ``ReLU(sum_k mean(dy/dA_k) A_k)`` at the last convolutional layer.
 
     Args:
@@ -23,10 +29,11 @@ def grad_cam(probe: Probe, targets: Sequence[int], *, layer: str | None = None, 
         layer: Layer whose feature maps A are summed; None takes the probe's ``cam_layer``.
         of: The scalar y. ``logit`` is the paper's "before the softmax". ``log_odds`` gives the map of the softmax
             probability (its gradient up to a positive factor, which min-max removes) without its rounding trouble.
+        upsampling: ``bilinear``, or ``cubic`` splines as SISE's authors use (:func:`baselines.common.to_saliency`).
 
     Returns:
-        (T, H, W) in [0, 1]: rectified at the layer's resolution, bilinearly upsampled, min-max per map. Zero
-        everywhere where no location has positive evidence.
+        (T, H, W) in [0, 1]: rectified at the layer's resolution, upsampled, min-max per map (``cubic``: slightly
+        negative in places). Zero everywhere where no location has positive evidence.
 
     Raises:
         SuiteError: If no layer is known or a target is not a class.
@@ -38,6 +45,6 @@ def grad_cam(probe: Probe, targets: Sequence[int], *, layer: str | None = None, 
     targets, layer = check_targets(probe, targets), cam_layer_of(probe, layer)
     if not targets:
         return no_maps(probe)
-    weights = torch.stack([probe.gradients(layer, target, of=of).mean(dim=(1, 2)) for target in targets])
-    maps = F.relu(weighted_maps(weights, probe.feature_maps(layer)))
-    return minmax(upsample(maps, probe.size))
+    maps = probe.feature_maps(layer)
+    weights = torch.stack([probe.gradients(layer, target, of=of).mean(dim=locations(maps)) for target in targets])
+    return to_saliency(F.relu(weighted_maps(weights, maps)), probe.size, upsampling)

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, no_maps, weighted_maps
-from sise.maps import minmax, upsample
+from baselines.common import cam_layer_of, check_targets, locations, no_maps, to_saliency, weighted_maps
 from sise.probe import Probe
 from sise.types import choose
 
@@ -24,6 +23,7 @@ def grad_cam_pp(
     score: str = "logit",
     normalise_alpha: bool = False,
     eps: float = 1e-6,
+    upsampling: str = "bilinear",
 ) -> Tensor:
     """Grad-CAM++: ``ReLU(sum_k w_k A_k)``, ``w_k = sum_ij alpha_kij ReLU(dY/dA_kij)``.
 
@@ -39,10 +39,11 @@ def grad_cam_pp(
             ``eps``. ``softmax``: the class probability, the same formula with its gradient.
         normalise_alpha: Divide each map's alphas by their sum, as the authors' own code does.
         eps: Keeps the denominator of alpha away from zero.
+        upsampling: ``bilinear``, or ``cubic`` splines as SISE's authors use (:func:`baselines.common.to_saliency`).
 
     Returns:
-        (T, H, W) in [0, 1]: rectified at the layer's resolution, bilinearly upsampled, min-max per map. Zero
-        everywhere where no gradient is positive.
+        (T, H, W) in [0, 1]: rectified at the layer's resolution, upsampled, min-max per map (``cubic``: slightly
+        negative in places). Zero everywhere where no gradient is positive.
 
     Raises:
         SuiteError: If no layer is known, a target is not a class or ``score`` is unknown.
@@ -57,7 +58,7 @@ def grad_cam_pp(
         return no_maps(probe)
     maps = probe.feature_maps(layer)
     weights = [_weights(probe, layer, target, score, normalise_alpha, eps) for target in targets]
-    return minmax(upsample(F.relu(weighted_maps(torch.stack(weights), maps)), probe.size))
+    return to_saliency(F.relu(weighted_maps(torch.stack(weights), maps)), probe.size, upsampling)
 
 
 def _weights(probe: Probe, layer: str, target: int, score: str, normalise_alpha: bool, eps: float) -> Tensor:
@@ -70,12 +71,13 @@ def _weights(probe: Probe, layer: str, target: int, score: str, normalise_alpha:
         gradient = gradient * (log_p[chosen].exp() * log_p[~chosen].exp().sum())  # dp = p (1 - p) d log-odds
     if score == "exp":
         eps = eps * float(torch.exp(-scores[target]))  # numerator and denominator divided by exp(S)
-    sums = probe.feature_maps(layer).double().sum(dim=(1, 2), keepdim=True)
+    everywhere = locations(gradient)
+    sums = probe.feature_maps(layer).double().sum(dim=everywhere, keepdim=True)
     denominator = 2 * gradient**2 + sums * gradient**3 + eps
     alpha = torch.where((gradient != 0) & (denominator != 0), gradient**2 / denominator, 0)
     if normalise_alpha:
-        total = alpha.sum(dim=(1, 2), keepdim=True)
+        total = alpha.sum(dim=everywhere, keepdim=True)
         alpha = torch.where(total != 0, alpha / total, 0)
-    weights = (alpha * F.relu(gradient)).sum(dim=(1, 2))
+    weights = (alpha * F.relu(gradient)).sum(dim=everywhere)
     largest = weights.max()  # the softmax's weights may be too small for float32 maps
     return weights / largest if largest > 0 else weights

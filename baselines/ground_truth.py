@@ -52,6 +52,6 @@ def ground_truth(probe: Probe, targets: Sequence[int], *, shape: Literal["box", 
         if shape == "mask":
             filled[mask] = 1
         elif mask.any():
-            rows, columns = mask.nonzero().unbind(1)
-            filled[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+            box = [slice(int(along.min()), int(along.max()) + 1) for along in mask.nonzero().unbind(1)]
+            filled[tuple(box)] = 1
     return saliency

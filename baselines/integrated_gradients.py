@@ -9,7 +9,7 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
-from sise.maps import minmax
+from sise.maps import minmax, over_map
 from sise.probe import Probe
 from sise.types import SuiteError, choose
 
@@ -33,13 +33,13 @@ def integrated_gradients(
         targets: T class indices.
         n_steps: Points of the quadrature; each costs one forward and one backward pass per target.
         method: Quadrature rule, by captum's names.
-        baseline: x', the network-input value of each of the 3 channels (e.g. those of a black pixel); None is zero
+        baseline: x', the network-input value of each of the C channels (e.g. those of a black pixel); None is zero
             network input.
         of: The scalar y: ``logit`` or ``softmax`` (the probability, whose completeness is in confidence).
         batch_size: Points through the network at once; no numeric effect but float rounding.
 
     Returns:
-        (T, H, W) in [0, 1]: absolute values summed over the 3 colour channels, min-max per map.
+        (T, H, W) in [0, 1]: absolute values summed over the channels, min-max per map.
 
     Raises:
         SuiteError: If a target is not a class, ``method`` or ``of`` is unknown, or a number is out of its range.
@@ -53,7 +53,7 @@ def integrated_gradients(
     attribution = attributions(
         probe, targets, n_steps=n_steps, method=method, baseline=baseline, of=of, batch_size=batch_size
     )
-    return minmax(attribution.abs().sum(dim=1))
+    return minmax(attribution.abs().sum(dim=1), len(probe.size))
 
 
 def attributions(
@@ -66,19 +66,20 @@ def attributions(
     of: str = "logit",
     batch_size: int = 50,
 ) -> Tensor:
-    """The signed attributions before any post-processing: (T, 3, H, W). Arguments as above."""
+    """The signed attributions before any post-processing: (T, C, H, W). Arguments as above."""
     choose("quadrature method", method, METHODS)
     choose("Integrated Gradients of", of, ("logit", "softmax"))
     if n_steps < 2 or batch_size < 1:
         raise SuiteError(f"expected n_steps >= 2 and batch_size >= 1; got {n_steps} and {batch_size}.")
-    if baseline is not None and len(baseline) != 3:
-        raise SuiteError(f"baseline must be 3 channel values or null; got {list(baseline)}.")
+    channels = probe.image.shape[1]
+    if baseline is not None and len(baseline) != channels:
+        raise SuiteError(f"baseline must be {channels} channel values or null; got {list(baseline)}.")
 
     def forward(inputs: Tensor) -> Tensor:
         scores = probe.scorer.differentiable(inputs)
         return scores.double().softmax(dim=1) if of == "softmax" else scores
 
-    start = 0.0 if baseline is None else torch.tensor(list(baseline)).to(probe.image).view(1, 3, 1, 1)
+    start = 0.0 if baseline is None else over_map(torch.tensor(list(baseline)).to(probe.image), probe.image[0])[None]
     parts = []
     for target in targets:
         with torch.enable_grad(), tf32_as_engine(probe):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from sise.maps import upsample
 from sise.types import SuiteError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def random(probe: Probe, targets: Sequence[int], *, cells: int | None = None, se
     Args:
         probe: Only its size, device and seed are read.
         targets: T class indices. A target's map does not depend on which others are asked for.
-        cells: None for one value per pixel, else values on a cells × cells grid, bilinearly enlarged.
+        cells: None for one value per pixel, else values on a cells × cells grid, bilinearly enlarged (on a signal:
+            ``cells`` values, linearly).
         seed: Replaces the probe's seed, which differs from image to image: every image then gets the same
             noise.
 
@@ -39,13 +40,13 @@ def random(probe: Probe, targets: Sequence[int], *, cells: int | None = None, se
     """
     if cells is not None and cells < 2:
         raise SuiteError(f"cells must be at least 2, or None for noise per pixel, got {cells}")
-    height, width = probe.size
-    shape = (height, width) if cells is None else (cells, cells)
+    shape = probe.size if cells is None else (cells,) * len(probe.size)
     base = (probe.seed if seed is None else seed) % 2**64
     noise = [np.random.default_rng((base, int(target))).random(shape, dtype=np.float32) for target in targets]
     saliency = torch.from_numpy(np.stack(noise)) if noise else torch.zeros(0, *shape)
     if cells is not None and noise:
-        saliency = interpolate(saliency[None], (height, width), mode="bilinear", align_corners=False)[0]
-        saliency = saliency - saliency.amin((1, 2), keepdim=True)
-        saliency = saliency / saliency.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    return saliency.to(probe.device).reshape(-1, height, width)
+        saliency = upsample(saliency, probe.size)
+        every_pixel = tuple(range(1, saliency.ndim))
+        saliency = saliency - saliency.amin(every_pixel, keepdim=True)
+        saliency = saliency / saliency.amax(every_pixel, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return saliency.to(probe.device).reshape(-1, *probe.size)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from baselines.common import check_targets, no_maps
-from sise.maps import minmax, upsample
+from sise.maps import minmax, over_map, upsample
 from sise.probe import Probe
 from sise.types import SuiteError, choose
 
@@ -35,7 +35,7 @@ def rise(
         probe: One image as one network sees it; its confidence is the weight.
         targets: T class indices.
         n_masks: N, number of random masks.
-        cells: Cells of a mask's grid along each axis.
+        cells: Cells of a mask's grid along each axis of the image or signal.
         p: Probability that a cell is kept.
         normalise: ``minmax`` brings each map to [0, 1]; ``raw`` leaves the estimate of the expected confidence.
         seed: Seed of the masks; torch's own generator is not touched.
@@ -63,7 +63,7 @@ def rise(
     for first, masks in bank.chunks(chunk or batch * max(1, 256 // batch), probe.device):
         total += weighted_sum(probe.bank_confidences(name, first, masks, targets), masks)
     saliency = (total / (n_masks * p)).float()
-    return minmax(saliency) if normalise == "minmax" else saliency
+    return minmax(saliency, len(probe.size)) if normalise == "minmax" else saliency
 
 
 def weighted_sum(weights: Tensor, masks: Tensor) -> Tensor:
@@ -76,14 +76,14 @@ class MaskBank:
     """N random masks of one size, kept as what they were drawn from (about 60 bytes each).
 
     Attributes:
-        grids: (N, cells, cells) bool, the cells kept.
-        shifts: (N, 2) int64, row and column at which the upsampled grid is cropped.
-        size: (H, W) of the masks.
+        grids: (N, cells, cells) bool, the cells kept; (N, cells) for signals.
+        shifts: (N, 2) int64, row and column at which the upsampled grid is cropped; (N, 1) for signals.
+        size: (H, W) of the masks, or (L,).
     """
 
     grids: Tensor
     shifts: Tensor
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -93,15 +93,15 @@ class MaskBank:
 
         Each grid is upsampled bilinearly to one cell more than the image, then cropped at its shift (section 3.2).
         """
-        (height, width), cells = self.size, self.grids.shape[-1]
-        cell_h, cell_w = _cell(height, cells), _cell(width, cells)
+        cells, axes = self.grids.shape[-1], range(len(self.size))
         grids = self.grids[start:stop].to(device, torch.float32)
         shifts = self.shifts[start:stop].to(device)
-        large = upsample(grids, ((cells + 1) * cell_h, (cells + 1) * cell_w))
-        rows = shifts[:, 0, None] + torch.arange(height, device=device)
-        cols = shifts[:, 1, None] + torch.arange(width, device=device)
-        each = torch.arange(len(grids), device=device)[:, None, None]
-        return large[each, rows[:, :, None], cols[:, None, :]]
+        large = upsample(grids, tuple((cells + 1) * _cell(side, cells) for side in self.size))
+        index = [over_map(torch.arange(len(grids), device=device), large)]
+        for axis, side in enumerate(self.size):  # (M, side), for axis 1 of 2 as (M, 1, side)
+            places = shifts[:, axis, None] + torch.arange(side, device=device)
+            index.append(places.view(len(grids), *[side if other == axis else 1 for other in axes]))
+        return large[tuple(index)]
 
     def chunks(self, chunk: int, device: torch.device | str = "cpu") -> Iterator[tuple[int, Tensor]]:
         """All masks in order, at most ``chunk`` at a time, each time after the number of the first."""
@@ -110,14 +110,14 @@ class MaskBank:
 
 
 @lru_cache(maxsize=8)
-def mask_bank(n_masks: int, cells: int, p: float, size: tuple[int, int], seed: int) -> MaskBank:
+def mask_bank(n_masks: int, cells: int, p: float, size: tuple[int, ...], seed: int) -> MaskBank:
     """Draws the masks of a size once, for all images.
 
     Args:
         n_masks: N.
         cells: Cells along each axis.
         p: Probability that a cell is kept.
-        size: (H, W) of the masks.
+        size: (H, W) of the masks, or (L,).
         seed: Seed of a generator of its own, on the CPU whatever the device.
 
     Returns:
@@ -132,10 +132,11 @@ def mask_bank(n_masks: int, cells: int, p: float, size: tuple[int, int], seed: i
         )
     generator = torch.Generator().manual_seed(seed)
     # One row of uniform numbers per mask, so that fewer masks are the first of more masks.
-    drawn = torch.rand(n_masks, cells * cells + 2, generator=generator, dtype=torch.float64)
-    largest = torch.tensor([_cell(size[0], cells), _cell(size[1], cells)])
-    shifts = (drawn[:, -2:] * largest).long()
-    return MaskBank((drawn[:, :-2] < p).unflatten(1, (cells, cells)), shifts, size)
+    axes = len(size)
+    drawn = torch.rand(n_masks, cells**axes + axes, generator=generator, dtype=torch.float64)
+    largest = torch.tensor([_cell(side, cells) for side in size])
+    shifts = (drawn[:, -axes:] * largest).long()
+    return MaskBank((drawn[:, :-axes] < p).unflatten(1, (cells,) * axes), shifts, size)
 
 
 def _cell(pixels: int, cells: int) -> int:

@@ -62,4 +62,4 @@ def score_cam(
     if channel_softmax:
         weights = weights.softmax(dim=1)
     saliency = upsample(weighted_maps(weights, maps[live]), probe.size)
-    return minmax(F.relu(saliency))
+    return minmax(F.relu(saliency), len(probe.size))

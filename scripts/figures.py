@@ -5,15 +5,13 @@ import sys
 
 sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sise.benchmark import cli, figures
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="figures")
-@cli.main
+@cli.script("figures")
 def main(cfg: DictConfig) -> None:
     cli.prepare_process(cfg.engine)
     for path in figures.draw(cfg, figures.compose_cells(cfg, HydraConfig.get().overrides.task)):

@@ -7,7 +7,6 @@ sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py 
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from sise.benchmark import cli, plots
@@ -15,8 +14,7 @@ from sise.benchmark import cli, plots
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="plots")
-@cli.main
+@cli.script("plots")
 def main(cfg: DictConfig) -> None:
     files = plots.plot(
         OmegaConf.to_container(cfg.table, resolve=True),

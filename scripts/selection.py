@@ -7,7 +7,6 @@ sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py 
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from sise.benchmark import cli, selection
@@ -15,8 +14,7 @@ from sise.benchmark import cli, selection
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="selection")
-@cli.main
+@cli.script("selection")
 def main(cfg: DictConfig) -> None:
     cli.prepare_process(cfg.engine)
     selection.run(cfg, ROOT / cfg.published)

@@ -3,48 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sise.layers import find_layers
+from sise.layers import check_layers, evaluating, find_layers
 from sise.method import sise
 from sise.probe import Probe
-from sise.types import Explainer
+from sise.types import Confidence, Explainer, SuiteError
 
 
 def explain(
-    network: nn.Module,
+    model: nn.Module,
     image: Tensor,
-    target: int | None = None,
+    target: int | Sequence[int] | Tensor | None = None,
     *,
     explainer: Explainer | Callable[..., Tensor] = sise,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    confidence: Confidence = "softmax",
 ) -> Tensor:
     """Explains one decision of a convolutional network.
 
+    The model comes back as it was: its mode (it runs in evaluation mode here), hooks, parameters, their ``grad`` and
+    ``requires_grad``, its device.
+
     Args:
-        network: ``(N, 3, H, W) -> (N, K)`` scores before softmax, in eval mode.
-        image: (3, H, W) or (1, 3, H, W), preprocessed as the network expects it.
-        target: Class index; the network's best class by default.
-        explainer: ``sise``, ``ada_sise`` or any explainer of the suite (``functools.partial`` sets its options).
-        layers: Layers to read, low to high; by default the inputs of the network's downsampling stages.
+        model: ``(N, C, H, W) -> (N, K)`` scores before softmax; ``(N, C, L) -> (N, K)`` for signals.
+        image: (C, H, W) or (1, C, H, W), as the model expects it: scaled and normalised, float32, on its device.
+        target: Class index, or several; None takes the best class.
+        explainer: ``sise.sise``, ``sise.ada_sise`` or any explainer of the suite; ``functools.partial`` sets options,
+            e.g. ``partial(sise.sise, gate="otsu_hard")`` for SISE to the letter of its paper.
+        layers: The layers to read, low to high; None finds them: the inputs of the model's downsampling stages. CAM
+            methods read the last. ``[]`` is for explainers that need none, such as RISE, on models without feature
+            maps.
+        confidence: What the scores are turned into: ``softmax`` for one class of many, ``sigmoid`` for labels that do
+            not exclude each other.
 
     Returns:
-        (H, W) saliency in [0, 1].
+        Saliency in [0, 1], float32, on the image's device: (H, W) for one class or None, (T, H, W) for a sequence of
+        T classes. Zero everywhere where the explainer finds no evidence for the class.
 
     Raises:
-        SuiteError: With the fix in it, e.g. if the network has no layer with spatial feature maps.
+        SuiteError: With the fix in it, e.g. if the model has no layer with spatial feature maps.
 
     Example:
         >>> import torch, torchvision, sise
-        >>> network = torchvision.models.resnet18(weights=None).eval()
-        >>> sise.explain(network, torch.randn(3, 64, 64), target=3).shape
+        >>> model = torchvision.models.resnet18(weights=None)
+        >>> sise.explain(model, torch.randn(3, 64, 64), target=3).shape
         torch.Size([64, 64])
     """
-    image = image[None] if image.ndim == 3 else image
-    if layers is None:
-        layers = find_layers(network, tuple(image.shape[-2:]))
-    probe = Probe(network, image, layers=layers)
+    image = _one_image(model, image)
+    with torch.inference_mode(False), evaluating(model):
+        size, channels = tuple(image.shape[2:]), image.shape[1]
+        if layers is None:
+            layers = find_layers(model, size, channels=channels)
+        else:
+            layers = [layers] if isinstance(layers, str) else layers
+            check_layers(model, layers, size, channels=channels)
+        probe = Probe(model, image.clone(), layers=layers, confidence=confidence)
+        if probe.scores().numel() == 1 and confidence == "softmax":
+            raise SuiteError(
+                "the model has a single score, whose softmax is 1 whatever the image shows; for two classes in one "
+                'score give confidence="sigmoid".'
+            )
+        targets = _targets(target, probe)
+        saliency = explainer(probe, targets)
+    return saliency if isinstance(target, Sequence) or (isinstance(target, Tensor) and target.ndim) else saliency[0]
+
+
+def _one_image(model: nn.Module, image: Any) -> Tensor:
+    """The image as (1, C, *size), checked against the model's convolutions, type and device."""
+    if not isinstance(image, Tensor):
+        raise SuiteError(
+            f"the image must be a tensor (C, H, W) as the model expects it, scaled and normalised; got "
+            f"{type(image).__name__}. torchvision.transforms.v2 makes one of a PIL image or an array."
+        )
+    signal = any(isinstance(m, nn.Conv1d) for m in model.modules())
+    signal = signal and not any(isinstance(m, nn.Conv2d) for m in model.modules())
+    dimensions, shape = (1, "(C, L)") if signal else (2, "(C, H, W)")
+    if image.ndim == dimensions + 2 and len(image) != 1:
+        raise SuiteError(
+            f"one image at a time: expected {shape} or a batch of one, got a batch of {len(image)}; call "
+            "sise.explain for each image of the batch."
+        )
+    if image.ndim == dimensions + 1:
+        image = image[None]
+    if image.ndim != dimensions + 2 or 0 in image.shape:
+        raise SuiteError(f"expected one image of shape {shape} or a batch of one, got {tuple(image.shape)}.")
+    if image.dtype != torch.float32:
+        raise SuiteError(
+            f"the image is {image.dtype}; scale and normalise it as the model expects it, then image.float()."
+        )
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), image)
+    if parameter.device != image.device:
+        raise SuiteError(f"the image is on {image.device}, the model on {parameter.device}: image.to(...) that device.")
+    if parameter.dtype != torch.float32:
+        raise SuiteError(f"the model is {parameter.dtype}, expected float32: explain model.float().")
+    return image
+
+
+def _targets(target: int | Sequence[int] | Tensor | None, probe: Probe) -> list[int]:
+    """Class indices, checked."""
+    scores = probe.scores()
     if target is None:
-        target = int(probe.scores().argmax())
-    return explainer(probe, [target])[0]
+        return [int(scores.argmax())]
+    given = target.reshape(-1).tolist() if isinstance(target, Tensor) else target
+    given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not given:
+        raise SuiteError("the list of targets is empty; None takes the best class.")
+    for one in given:
+        if not hasattr(one, "__index__") or isinstance(one, bool) or not 0 <= int(one) < len(scores):
+            raise SuiteError(
+                f"target {one!r} is no class index: the model scores classes 0 to {len(scores) - 1}; None takes the "
+                "best one."
+            )
+    return [int(one) for one in given]

@@ -26,8 +26,8 @@ def fuse(
     """Cascades visualization maps: ``acc = (acc + V) * gate(V)`` for each layer after the first.
 
     Args:
-        maps: One (H, W) map in [0, 1] per layer, low to high; None where a layer has no map (no feature map with a
-            positive gradient, or a constant visualization map).
+        maps: One (H, W) or (L,) map in [0, 1] per layer, low to high; None where a layer has no map (no feature map
+            with a positive gradient, or a constant visualization map).
         gate: ``otsu_hard`` (the paper's binary mask), ``otsu_soft`` (the authors' sigmoid around their threshold),
             ``otsu_soft_notau`` (the same without their ×1.5 rule), ``simple`` (V itself) or ``none`` (1 everywhere:
             plain addition, for ablations).
@@ -49,7 +49,8 @@ def fuse(
     if not steps:
         return None
     unknown = empty == "nan" and any(m is None for m in maps)  # min-max would turn NaN into zero
-    return minmax(steps[-1].fused) if normalise and not unknown else steps[-1].fused
+    fused = steps[-1].fused
+    return minmax(fused, fused.ndim) if normalise and not unknown else fused
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,20 @@ pass and noting where the feature maps shrink.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sise.types import SuiteError
+from sise.types import SuiteError, choose
 
-__all__ = ["find_cam_layer", "find_layers"]
+__all__ = ["check_layers", "evaluating", "find_cam_layer", "find_layers", "input_channels"]
+
+log = logging.getLogger(__name__)
 
 #: A map has shrunk if its longer side became this many times smaller: strided layers halve, give or take the border.
 _SHRUNK = 1.5
@@ -29,6 +33,12 @@ _NO_FEATURES = (  # leaves that make no feature maps of their own
     nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.FractionalMaxPool2d,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity, nn.ZeroPad2d, nn.ReflectionPad2d,
 )  # fmt: skip
+
+_ADVICE = (
+    "take a convolutional network, or give layers=[...] yourself if it has feature maps (N, C, H, W) somewhere; "
+    "explainers that only mask the image (RISE, Extremal Perturbation) or differentiate it (Integrated Gradients) run "
+    "with layers=[] (on the command line: model.loader.layers=[])"
+)
 
 
 @dataclass
@@ -43,21 +53,29 @@ class _Call:
     children: list[_Call] = field(default_factory=list)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return next((item for item in value if isinstance(item, Tensor)), None)
-    return None
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Puts a network into evaluation mode, and each of its modules back into its own mode afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
-def _watch(network: nn.Module, image: Tensor) -> _Call:
-    """The tree of calls of one forward pass. Hooks and modes are as before afterwards, also after an error."""
+def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None, advice: str) -> _Call:
+    """The tree of calls of one forward pass of zeros. Hooks and modes are as before afterwards, also after an error.
+
+    Raises:
+        SuiteError: If the network has no parameter or does not run.
+    """
+    parameter = next(network.parameters(), torch.empty(0))
+    shape = (channels or input_channels(network), *image_size)
+    image = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
     stack = [_Call("", network, [image])]
     handles: list[Any] = []
-    modes = [(module, module.training) for module in network.modules()]
 
     def enter(name: str):
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -69,21 +87,21 @@ def _watch(network: nn.Module, image: Tensor) -> _Call:
         return hook
 
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        tensor = _first_tensor(output)
-        stack.pop().shape_out = None if tensor is None else tuple(tensor.shape)
+        stack.pop().shape_out = tuple(output.shape) if isinstance(output, Tensor) else None
 
     try:
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave))
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(image)
+    except Exception as error:  # it is the user's network: anything can be wrong in it
+        kind = type(network).__name__
+        reason = f"{error}" or type(error).__name__
+        raise SuiteError(f"{kind} does not run on one image of {shape}: {reason}; {advice}") from error
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
     return stack[0].children[0]
 
 
@@ -123,6 +141,11 @@ class _Walk:
 
     def learns(self, call: _Call) -> bool:
         return any(isinstance(leaf.module, _CONVOLUTIONS) for leaf in self.leaves(call))
+
+    def looks_around(self, call: _Call) -> bool:
+        """Whether a convolution in it is larger than one pixel: a head that pools has none."""
+        convolutions = (leaf.module for leaf in self.leaves(call) if isinstance(leaf.module, _CONVOLUTIONS))
+        return any(max(convolution.kernel_size) > 1 for convolution in convolutions)
 
     def has_stage_inside(self, call: _Call) -> bool:
         """Whether a spatial convolution works on the maps before they shrink, in a plain chain of modules."""
@@ -167,7 +190,7 @@ class _Walk:
             if side * _SHRUNK > self.size:
                 self.take(call)
                 continue
-            twice = side > 1 and side * _SHRUNK_TWICE <= self.size
+            twice = side * _SHRUNK_TWICE <= self.size and (side > 1 or self.looks_around(call))
             if call.children and not isinstance(call.module, _CONVOLUTIONS) and (twice or self.has_stage_inside(call)):
                 self.visit(call.children)
                 continue
@@ -177,13 +200,22 @@ class _Walk:
                 self.take(call)
 
 
-def find_layers(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> tuple[str, ...]:
+def input_channels(network: nn.Module) -> int:
+    """Channels of the images a network takes, as far as its first convolution tells; 3 if there is none."""
+    first = next((m for m in network.modules() if isinstance(m, _CONVOLUTIONS)), None)
+    return first.weight.shape[1] * first.groups if first is not None else 3
+
+
+def find_layers(
+    network: nn.Module, image_size: Sequence[int] = (224, 224), *, channels: int | None = None
+) -> tuple[str, ...]:
     """Names of the layers that SISE reads: the inputs of the downsampling stages, low to high.
 
     Wherever the maps shrink to about half, the last module with a result of the old size is taken, the outermost one
     that is complete at that size (a stage, a residual block after its sum, a ReLU after its convolution); the last
     feature maps of more than one pixel come last. A size at which no convolution works is skipped, and so are modules
-    that run more than once per pass, because their name does not tell which maps are meant.
+    that run more than once per pass, because their name does not tell which maps are meant, and those that put out
+    more than one tensor.
 
     The result is ``relu, layer1 .. layer4`` for torchvision's ResNet-50 and ``features.3, 8, 15, 22, 29`` for VGG16.
 
@@ -191,9 +223,11 @@ def find_layers(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> t
         network: Any convolutional classifier of images (N, C, H, W) or signals (N, C, L). Runs once, on zeros, in
             evaluation mode; unchanged afterwards.
         image_size: (H, W) or (L,) of its input.
+        channels: C; None takes that of the first convolution.
 
     Returns:
-        Module names as in ``network.named_modules()``, at least one.
+        Module names as in ``network.named_modules()``, at least one. Where a network goes on to tokens (N, L, C)
+        behind them, which SISE does not read, a warning is logged.
 
     Raises:
         SuiteError: If the network has no such layer, for instance because it computes on tokens (transformers).
@@ -202,18 +236,13 @@ def find_layers(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> t
         Sattarzadeh et al., Explaining Convolutional Neural Networks through Attribution-Based Input Sampling and
         Block-Wise Feature Aggregation, AAAI 2021.
     """
-    advice = "give layer names yourself (model.loader.layers=[...]), or take a convolutional network"
-    convolution = next((m for m in network.modules() if isinstance(m, _CONVOLUTIONS)), None)
     kind = type(network).__name__
-    if convolution is None:
-        raise SuiteError(f"{kind} has no convolution, so it has no feature maps for SISE; {advice}")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SuiteError(f"{kind} hides its layers; explain the network it was scripted or traced from")
+    if not any(isinstance(module, _CONVOLUTIONS) for module in network.modules()):
+        raise SuiteError(f"{kind} has no convolution, so it has no feature maps for SISE; {_ADVICE}")
     image_size = tuple(int(side) for side in image_size)
-    weight = convolution.weight
-    channels = weight.shape[1] * convolution.groups
-    try:
-        root = _watch(network, torch.zeros(1, channels, *image_size, device=weight.device, dtype=weight.dtype))
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        raise SuiteError(f"{kind} does not run on one image of {(channels, *image_size)}: {error}; {advice}") from error
+    root = _watch(network, image_size, channels, "give the size and the channels it takes")
     walk = _Walk(network, image_size)
     walk.count(root)
     walk.visit(root.children or [root])
@@ -221,7 +250,7 @@ def find_layers(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> t
         walk.emit()
     if walk.channels_last is not None:
         raise SuiteError(
-            f"{kind} keeps its maps as (N, H, W, C) (module {walk.channels_last!r}), SISE reads (N, C, H, W); {advice}"
+            f"{kind} keeps its maps as (N, H, W, C) (module {walk.channels_last!r}), SISE reads (N, C, H, W); {_ADVICE}"
         )
     if not walk.found or (len(walk.found) == 1 and walk.tokens is not None):
         reason = (
@@ -229,16 +258,61 @@ def find_layers(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> t
             if walk.tokens is not None
             else "no convolution has a result of more than one pixel per channel"
         )
-        raise SuiteError(f"{kind} has no downsampling stages whose inputs SISE could read: {reason}; {advice}")
+        raise SuiteError(f"{kind} has no downsampling stages whose inputs SISE could read: {reason}; {_ADVICE}")
+    if walk.tokens is not None:
+        log.warning(
+            "%s computes on tokens (N, L, C) in %r, which SISE does not read: it explains what the feature maps of "
+            "%s tell",
+            kind, walk.tokens, ", ".join(walk.found),
+        )  # fmt: skip
     return tuple(walk.found)
 
 
-def find_cam_layer(network: nn.Module, image_size: Sequence[int] = (224, 224)) -> str:
+def check_layers(
+    network: nn.Module, layers: Sequence[str], image_size: Sequence[int], *, channels: int | None = None
+) -> None:
+    """Raises a SuiteError unless each layer runs and puts out feature maps (N, C, H, W) of an image.
+
+    Args:
+        network: Runs once, on zeros, in evaluation mode; unchanged afterwards.
+        layers: Module names, as the user gave them.
+        image_size: (H, W) or (L,) of the network's input.
+        channels: C of its input; None takes that of the first convolution.
+    """
+    image_size = tuple(int(side) for side in image_size)
+    known = [name for name, _ in network.named_modules() if name]
+    for layer in layers:
+        choose("layer", layer, known)
+    root = _watch(network, image_size, channels, "give the size and the channels it takes")
+    shapes: dict[str, tuple[int, ...] | None] = {}
+
+    def collect(call: _Call) -> None:
+        shapes[call.name] = call.shape_out
+        for child in call.children:
+            collect(child)
+
+    collect(root)
+    like_image = _Walk(network, image_size)._like_image
+    maps = "(N, C, H, W)" if len(image_size) == 2 else "(N, C, L)"
+    for layer in layers:
+        if layer not in shapes:
+            raise SuiteError(f"layer {layer!r} does not run when the network scores an image; name one that runs")
+        shape = shapes[layer]
+        if shape is None or len(shape) != len(image_size) + 2:
+            got = "something else than one tensor" if shape is None else f"{shape}"
+            raise SuiteError(f"layer {layer!r} puts out {got}; expected a layer of feature maps {maps}. {_ADVICE}")
+        if like_image(shape[1:-1]) and max(shape[1:-1]) > 1 and not like_image(shape[2:]):
+            raise SuiteError(
+                f"layer {layer!r} puts out {shape} for an image of {image_size}, which looks like maps (N, H, W, C); "
+                f"expected a layer of feature maps {maps}. {_ADVICE}"
+            )
+
+
+def find_cam_layer(network: nn.Module, image_size: Sequence[int] = (224, 224), *, channels: int | None = None) -> str:
     """The layer Grad-CAM and Score-CAM read: the last of `find_layers`.
 
     Args:
-        network: As for `find_layers`.
-        image_size: (H, W) or (L,) of its input.
+        network, image_size, channels: As for `find_layers`.
 
     Returns:
         A module name.
@@ -246,4 +320,4 @@ def find_cam_layer(network: nn.Module, image_size: Sequence[int] = (224, 224)) -
     Raises:
         SuiteError: As `find_layers`.
     """
-    return find_layers(network, image_size)[-1]
+    return find_layers(network, image_size, channels=channels)[-1]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sise.fusion import fuse
-from sise.maps import minmax, upsample, upsampled_sums
+from sise.maps import minmax, over_map, upsample, upsampled_sums
 from sise.probe import EPSILON, MASK_RULES, Probe
 from sise.types import SuiteError, choose
 
@@ -361,7 +361,8 @@ def visualize(
     if not len(channels):
         return [None] * len(targets)
     lo, hi = (e[channels].double() for e in probe.extrema(layer, mask))
-    maps = probe.feature_maps(layer)[channels].double() - lo[:, None, None]
+    maps = probe.feature_maps(layer)[channels].double()
+    maps = maps - over_map(lo, maps)
     span = hi - lo + EPSILON
     weights = selected[:, channels].double()
     if score == "confidence":
@@ -369,14 +370,14 @@ def visualize(
     weights = weights / span
     if contribution == "mask_size":
         weights = weights / (_mask_sums(maps, probe.size, mask) / span + EPSILON)
-    combined = torch.einsum("tc,chw->thw", weights, maps)
+    combined = torch.einsum("tc,c...->t...", weights, maps)
     visualization = upsample(combined, probe.size, "nearest" if mask == "nearest" else "bilinear")
-    scaled = minmax(visualization).float()
+    scaled = minmax(visualization, len(probe.size)).float()
     return [m if bool(s.any()) and bool(m.any()) else None for m, s in zip(scaled, selected, strict=True)]
 
 
-def _mask_sums(maps: Tensor, size: tuple[int, int], mask: str) -> Tensor:
+def _mask_sums(maps: Tensor, size: tuple[int, ...], mask: str) -> Tensor:
     """(C,) float64 sums over all pixels of the upsampled maps."""
     if mask == "nearest":
-        return upsample(maps, size, "nearest").sum(dim=(1, 2))
+        return upsample(maps, size, "nearest").flatten(1).sum(dim=1)
     return upsampled_sums(maps, size)

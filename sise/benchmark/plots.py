@@ -15,6 +15,7 @@ matplotlib.use("Agg")  # files only; no display is needed
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sise.benchmark.sheets import provenance
 from sise.benchmark.tables import COSTS, LABELS, LOWER_IS_BETTER, Table, build, find_runs, read_published
 from sise.types import SuiteError
 
@@ -112,5 +113,7 @@ def plot(
     for name in datasets:
         table = build(definition, name, runs, read_published(published))
         files.append(folder / f"{stem}_{name}.png")
-        draw(table).savefig(files[-1], dpi=130)
+        states = set(table.cells["status"])
+        worth = next((state for state in ("other data", "partial") if state in states), "shown")
+        draw(table).savefig(files[-1], dpi=130, metadata={"Comment": provenance(worth)})
     return files

@@ -5,9 +5,10 @@ block by block and cumulatively, and each map is compared with the map of the tr
 
 Two kinds of randomness, each documented where it is made:
 
-* the cascade (Fig. 11) replaces every weight and bias by normal numbers of the same mean and standard deviation as
-  the trained tensor, so that only what was learnt is lost, not the scale of the activations; running statistics of
-  batch normalisation are no parameters and stay;
+* the cascade (Fig. 11) replaces every weight and bias by normal numbers with the standard deviation of the trained
+  tensor, so that only what was learnt is lost, not the scale of the activations. Weights are drawn around zero, as
+  initialisers draw them: their trained mean is learnt too (a classifier's negative mean alone blanks Grad-CAM).
+  Biases and normalisation's scales keep their mean; its running statistics are no parameters and stay;
 * the untrained network (Fig. 13) is initialised by its layers' own initialisers, running statistics included.
 
 Reference:
@@ -93,9 +94,9 @@ def _short(name: str) -> str:
 def randomised(network: nn.Module, modules: Sequence[str], seed: int) -> nn.Module:
     """A copy of a network in which some modules have random parameters.
 
-    Each weight and bias becomes normal numbers with the mean and standard deviation of the trained tensor, drawn per
-    (seed, parameter's name): a module gets the same numbers at every later stage. A tensor whose values are all
-    equal keeps them.
+    Each weight and bias becomes normal numbers with the standard deviation of the trained tensor, around zero if it has
+    more than one axis, else around its mean. They are drawn per (seed, parameter's name): a module gets the same
+    numbers at every later stage. A tensor whose values are all equal keeps them.
 
     Args:
         network: Left as it is.
@@ -142,8 +143,9 @@ def _redraw(parameter: nn.Parameter, name: str, seed: int) -> None:
     key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big")
     numbers = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(key))
     with torch.no_grad():
-        mean, deviation = parameter.mean(), parameter.std(unbiased=False)
-        parameter.copy_(numbers.to(parameter) * deviation + mean)
+        if parameter.min() < parameter.max():
+            mean = parameter.mean() if parameter.ndim == 1 else 0
+            parameter.copy_(numbers.to(parameter) * parameter.std(unbiased=False) + mean)
 
 
 # ---------------------------------------------------------------------- how alike two maps are

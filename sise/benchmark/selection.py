@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from sise.benchmark import runner
-from sise.benchmark.tables import LABELS, read_published
+from sise.benchmark.sheets import command, provenance
+from sise.benchmark.tables import LABELS, read_published, status
 from sise.method import ADAPTIVE_RULES, adaptive_threshold, select
 from sise.probe import Probe
 from sise.types import Dataset, Model, SuiteError
@@ -42,6 +43,7 @@ WORDS = {
     "author_hist": "the authors' histogram code",
 }
 PUBLISHED_TABLE = "Ada-SISE Table 2"
+PUBLISHED_IMAGES = 500
 
 
 def collect(
@@ -105,17 +107,21 @@ def _selections(scores: torch.Tensor, estimator: str, inclusive: bool) -> list[d
     return rows
 
 
-def summarise(found: pd.DataFrame, published: pd.DataFrame, *, dataset: str, model: str) -> pd.DataFrame:
+def summarise(
+    found: pd.DataFrame, published: pd.DataFrame, *, dataset: str, model: str, official: bool = False
+) -> pd.DataFrame:
     """The table in long form: a row per rule and layer, and per rule over all layers ("sum").
 
     Args:
         found: From :func:`collect`.
         published: From :func:`sise.benchmark.tables.read_published`.
         dataset, model: Their names.
+        official: The weights are the published checkpoint.
 
     Returns:
         ``mean`` and ``standard error`` of the number of maps over pairs, ``share of positive`` in percent (of the maps
-        with a positive score), and the paper's number and share for its model, whatever the data here.
+        with a positive score), the paper's number and share for its model, whatever the data here, and what the mean is
+        worth beside it (:func:`sise.benchmark.tables.status`).
     """
     paper = published[published["table"] == PUBLISHED_TABLE]
     counts = {(r.method, int(r.metric.rpartition("p")[2])): float(r.value) for r in paper.itertuples()}
@@ -131,13 +137,19 @@ def summarise(found: pd.DataFrame, published: pd.DataFrame, *, dataset: str, mod
             numbers = [counts.get((method, part), np.nan) for part in wanted]
             theirs = sum(numbers) if len(layers) == 5 else np.nan
             base = sum(counts.get(("SISE", part), np.nan) for part in wanted)
+            error = maps.std(ddof=1) / np.sqrt(len(maps))
             rows.append({
                 "dataset": dataset, "model": model, "rule": rule, "layer": layer,
                 "name": "" if layer == "sum" else found.loc[found["layer"] == layer, "name"].iloc[0],
-                "mean": maps.mean(), "standard error": maps.std(ddof=1) / np.sqrt(len(maps)),
+                "mean": maps.mean(), "standard error": error,
                 "share of positive": 100 * maps.mean() / positive if positive else np.nan,
                 "published (resnet50, voc2007)": theirs, "published share of positive": 100 * theirs / base,
                 "pairs": len(maps),
+                "status": status(
+                    n=len(maps), published=theirs, difference=maps.mean() - theirs, standard_error=error,
+                    published_dataset=(dataset, model) == ("voc2007", "resnet50"), official_weights=official,
+                    complete=found["image_id"].nunique() >= PUBLISHED_IMAGES, paper_budget=True,
+                ),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -237,16 +249,20 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
         device=runner._device(cfg.device),
     )
     names = {"dataset": dataset.name, "model": cfg.model.name}
-    table = summarise(found, read_published(published), **names)
+    official = getattr(model, "official", False)
+    table = summarise(found, read_published(published), **names, official=official)
     suffix = dataset.name if cfg.model.name == "resnet50" else f"{dataset.name}_{cfg.model.name}"
     results = Path(cfg.results)
     (results / "figures").mkdir(parents=True, exist_ok=True)
     files = [results / f"ada_sise_table2_{suffix}.{ending}" for ending in ("csv", "md")]
     files[0].write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    files[1].write_text(to_markdown(table), encoding="utf-8")
+    files[1].write_text(to_markdown(table) + f"- Made by `{command()}`.\n", encoding="utf-8")
     if scores.size:
         files.append(results / "figures" / f"ada_sise_fig1_{suffix}.png")
-        histogram(scores, found, **names).savefig(files[-1], dpi=130)
+        note = provenance(
+            "shown" if official and dataset.name == "voc2007" else "other data", runner._device(cfg.device)
+        )
+        histogram(scores, found, **names).savefig(files[-1], dpi=130, metadata={"Comment": note})
     print(to_markdown(table))
     print("\n".join(f"-> {file}" for file in files))
     return files

@@ -668,7 +668,8 @@ def _plan(
 ) -> list[tuple[Mapping[str, Any], str]]:
     """Which (definition, dataset) to make, given the (dataset, model) found.
 
-    A definition with a ``reference`` compares things with it, and is made once one of these was run.
+    A definition with a ``reference`` compares things with it, and is made once one of these was run. Unless it names its
+    datasets, what it shows is still another definition's to show.
     """
     if table is not None:
         choose("table", table, list(definitions))
@@ -688,7 +689,7 @@ def _plan(
             wanted = {(c["explainer"], c["variant"]) for c in definition["columns"]}
             wanted.discard((definition["reference"]["explainer"], definition["reference"]["variant"]))
             hits &= {(run.identity["dataset"], run.identity["model"]) for run in runs if _key(run) in wanted}
-        else:
+        if datasets or not definition.get("reference"):
             left -= hits
         if table in (None, name):
             plan += [(definition, d) for d in sorted({d for d, _ in hits})]

@@ -1,0 +1,22 @@
+"""Explains what a network sees in your own images; see configs/explain.yaml."""
+
+# ruff: noqa: E402
+import sys
+
+sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sise.benchmark import cli, explain
+
+
+@cli.script("explain")
+def main(cfg: DictConfig) -> None:
+    cli.prepare_process(cfg.engine)
+    if explain.run(cfg, explain.compose_explainers(HydraConfig.get().overrides.task)):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Writes one self-contained HTML page of everything in results/; see configs/report.yaml."""
+
+# ruff: noqa: E402
+import sys
+
+sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+
+from omegaconf import DictConfig, OmegaConf
+
+from sise.benchmark import cli, report
+
+
+@cli.script("report")
+def main(cfg: DictConfig) -> None:
+    print(f"-> {report.write(OmegaConf.to_container(cfg, resolve=True))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What a figure is drawn of: (image, class) pairs, and cells that share a network, an engine and a score cache.
+
+Every map is made as in a run: same cells, same probes, same seeds, so that a figure's numbers are the records'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sise.benchmark import runner
+from sise.benchmark.preprocessing import CAFFE_MEAN
+from sise.benchmark.runner import Cell
+from sise.benchmark.tables import LABELS
+from sise.probe import Probe
+from sise.scoring import Scorer
+from sise.types import Sample, SuiteError, choose
+
+PAPERS = ("voc2007", "coco2014", "severstal")
+"""The papers' datasets."""
+
+
+def choose_pairs(
+    cell: Cell,
+    count: int,
+    seed: int,
+    *,
+    images: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[tuple[str, int]]:
+    """The (image, target) pairs to draw.
+
+    Args:
+        cell: Knows the dataset and which classes the network has.
+        count: How many pairs, of as many images, if they are to be drawn; the first n are the same for every count.
+        seed: Of the choice.
+        images: Ids; then every class of these images, in this order.
+        classes: Only these.
+
+    Returns:
+        Pairs; fewer than ``count`` if there are not more.
+
+    Raises:
+        SuiteError: If an id or a class is unknown, or nothing is left.
+    """
+    dataset = cell.dataset
+    for name in classes or ():
+        choose("class", name, dataset.classes)
+    for image_id in map(str, images or ()):
+        if image_id not in set(dataset.ids):
+            near = difflib.get_close_matches(image_id, dataset.ids, n=3, cutoff=0)
+            raise SuiteError(
+                f"{dataset.name} has no image {image_id!r} with targets; expected one of its {len(dataset.ids)} ids, "
+                f"the nearest are: {', '.join(near)}."
+            )
+
+    def wanted(image_id: str) -> list[int]:
+        return [t for t in cell.pairs(image_id) if not classes or dataset.classes[t] in classes]
+
+    if images:
+        pairs = [(image_id, t) for image_id in map(str, images) for t in wanted(image_id)]
+    else:
+        pairs = []
+        for i in np.random.default_rng(seed).permutation(len(dataset.ids)):
+            if len(pairs) == count:
+                break
+            image_id = dataset.ids[i]
+            if targets := wanted(image_id):
+                pairs.append((image_id, targets[runner._seed(seed, image_id) % len(targets)]))
+    if not pairs:
+        raise SuiteError(
+            f"{dataset.name}: no image is left to draw; {cell.model.name} has no score for the classes of these "
+            "images, or `classes` and `images` exclude each other, or `count` is 0."
+        )
+    return pairs
+
+
+@dataclasses.dataclass
+class Shared:
+    """What the cells of one figure share: network on its device, engine, score cache."""
+
+    cells: Sequence[Cell]
+    network: torch.nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        first = self.cells[0]
+        engine = first.cfg.engine
+        self.device = runner._device(first.cfg.device)
+        changed = self.network is not None
+        self.network = (self.network if changed else first.model.network).to(self.device)
+        self.model = dataclasses.replace(first.model, network=self.network)
+        self.scorer = Scorer(
+            self.network,
+            batch_size=engine.batch_size,
+            lossless=engine.lossless,
+            precision=engine.precision,
+            compile=engine.compile,
+        )
+        self.cache = runner._score_cache(first, self.device) if engine.cache and not changed else None
+
+    def probe(self, sample: Sample) -> Probe:
+        """A probe of the image, with what is known of it from the disk."""
+        first = self.cells[0]
+        cell = Cell(first.cfg, first.dataset, self.model)
+        probe = runner._probe(cell, sample, self.scorer, self.device)
+        if self.cache is not None:
+            self.cache.restore(probe)
+        return probe
+
+    def explain(self, cell: Cell, sample: Sample, probe: Probe, target: int) -> Tensor:
+        """(H, W) saliency of one explainer, checked as in a run."""
+        probe.seed = runner._seed(cell.cfg.seed, sample.image_id)
+        output = cell.outputs[cell.dataset.classes[target]]
+        return runner._checked(cell.explainer(probe, [output]), probe, 1, cell.cfg.protocol.on_nan)[0]
+
+    def keep(self, probe: Probe) -> None:
+        """Writes what the probe knows to the disk."""
+        if self.cache is not None:
+            self.cache.save(probe, sorted(probe.ground_truth))
+
+
+def seen(model: Any, probe: Probe) -> np.ndarray:
+    """The image as the network sees it, geometry included: (H, W, 3) in [0, 1], RGB."""
+    black, mean = (torch.tensor(c, dtype=torch.float64)[:, None, None] for c in (model.black, model.mean))
+    colour = torch.tensor(CAFFE_MEAN, dtype=torch.float64)[:, None, None] / 255
+    reversed_ = getattr(model.preprocess, "channels", "RGB") == "BGR"
+    colour = colour.flip(0) if reversed_ else colour
+    pixels = (probe.image[0].cpu().double() - black) / (mean - black) * colour
+    pixels = pixels.flip(0) if reversed_ else pixels
+    return pixels.clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def status(cells: Sequence[Cell]) -> str:
+    """What a figure of the cells is worth beside the paper's: it has no number to compare.
+
+    Returns:
+        "other data" (stand-in dataset or weights), "partial" (a smaller budget or another setting than the paper's),
+        or "shown".
+    """
+    first = cells[0]
+    if first.dataset.name not in PAPERS or not getattr(first.model, "official", False):
+        return "other data"
+    return "partial" if any(any(runner._budget_notes(cell.cfg)) for cell in cells) else "shown"
+
+
+def subject(cell: Cell) -> str:
+    """The network and the dataset in words."""
+    return f"{LABELS.get(cell.cfg.model.name, cell.cfg.model.name)} on {cell.dataset.name}"
+
+
+def footer(cells: Sequence[Cell]) -> str:
+    """What a figure was made of: dataset, network, protocol, Ψ and budgets that are not the paper's."""
+    first = cells[0]
+    parts = [subject(first), f"protocol {first.cfg.protocol.name}", f"Ψ: {first.cfg.protocol.confidence} confidence"]
+    for cell in cells:
+        parts += [f"{cell.cfg.explainer.label}: {note}" for note in runner._budget_notes(cell.cfg)]
+    return " · ".join(parts)
+
+
+def short(confidence: float) -> str:
+    """A confidence in the room below a picture."""
+    if abs(confidence) >= 0.01:
+        return f"{confidence:.2f}"
+    return f"{confidence:.4f}" if abs(confidence) >= 0.00005 else "< 0.0001"

@@ -1,0 +1,428 @@
+"""Your own images: scripts/explain.py on the toy network of toy.py, and sise.explain from Python."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+from toy import CLASSES, ToyNetwork, toy_model
+
+import sise
+from baselines.grad_cam import grad_cam
+from baselines.rise import rise
+from metrics import keep_mask
+from sise.benchmark import explain
+from sise.benchmark.preprocessing import Preprocessing
+from sise.layers import find_layers
+from sise.probe import Probe
+from sise.types import SuiteError
+
+ROOT = Path(__file__).parents[1]
+
+
+def picture(height=40, width=56, seed=0):
+    """A red box on noise."""
+    pixels = np.random.default_rng(seed).integers(0, 60, (height, width, 3), dtype=np.uint8)
+    pixels[10:25, 20:40, 0] = 250
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """Runs the script's function on the toy network: how many images failed."""
+
+    def run(*overrides, model=toy_model):
+        given = [f"out={tmp_path}/out", *overrides]
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            configs = explain.compose_explainers(given)
+            cfg = compose("explain", given)
+        monkeypatch.setattr(explain, "instantiate", lambda node: model())
+        return explain.run(cfg, configs)
+
+    return run
+
+
+def about(folder):
+    return json.loads((folder / "explanation.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------ one image
+
+
+def test_the_files_hold_the_map_of_the_best_class(ask, tmp_path, capsys):
+    picture().save(tmp_path / "box.png")
+    assert ask(f"image={tmp_path}/box.png") == 0
+    folder, model = tmp_path / "out" / "box", toy_model()
+    pixels = model.preprocess(picture())[None]
+    with torch.no_grad():
+        confidences = model.network(pixels)[0].double().softmax(0)
+    best = int(confidences.argmax())
+    probe = Probe(model.network, pixels, layers=model.layers)
+    expected = sise.sise(probe, [best], gate="otsu_hard")[0]
+    stem = f"sise_{best}_{CLASSES[best]}"
+    saliency = np.load(folder / f"{stem}_map.npy")
+    assert saliency.dtype == np.float32 and torch.equal(torch.from_numpy(saliency), expected)
+    with np.load(folder / f"{stem}_layers.npz") as layers:
+        assert list(layers) == list(model.layers)
+        alone = sise.sise(probe, [best], gate="otsu_hard", layers=["stage2"])[0]
+        assert torch.equal(torch.from_numpy(layers["stage2"]), alone)
+    with Image.open(folder / f"{stem}_map.png") as at_size:
+        assert at_size.size == (56, 40)
+        resized = functional.interpolate(expected[None, None], (40, 56), mode="bilinear", align_corners=False)[0, 0]
+        np.testing.assert_allclose(np.asarray(at_size) / 65535, resized.numpy(), atol=1 / 65535)
+    for name in (f"{stem}.png", f"{stem}_layers.png"):
+        with Image.open(folder / name) as shown:
+            assert shown.mode == "RGB" and (shown.size == (56, 40)) == (name == f"{stem}.png")
+    found = about(folder)
+    assert [one["confidence"] for one in found["top"]] == pytest.approx(sorted(confidences.tolist(), reverse=True))
+    assert found["layers"] == list(model.layers) and (found["height"], found["width"]) == (40, 56)
+    (one,) = found["maps"]
+    assert (one["class"], one["target"], one["explainer"]) == (CLASSES[best], best, "sise")
+    with torch.no_grad():
+        kept = model.network(pixels * keep_mask(expected))[0].softmax(0)[best]
+    assert one["confidence_of_top_15_percent"] == pytest.approx(float(kept), abs=1e-6)
+    assert sorted(one["files"] + ["explanation.json"]) == sorted(f.name for f in folder.iterdir())
+    out = capsys.readouterr().out
+    assert "layers:  stage1, stage2, stage3; CAM methods read stage3" in out
+    assert f"{float(confidences[best]):.4f}  {CLASSES[best]} ({best})" in out and f"{stem}.png" in out
+
+
+def test_several_classes_and_explainers_make_one_panel(ask, tmp_path, monkeypatch):
+    sheets = []
+    save = explain.Rows.save
+    monkeypatch.setattr(
+        explain.Rows, "save", lambda self, path, *a: sheets.append((path.name, self)) or save(self, path, *a)
+    )
+    picture().save(tmp_path / "box.png")
+    options = ["explainer=[sise,grad_cam,rise]", "explainer.call.n_masks=20", "explainer.call.mu=0.2"]
+    assert ask(f"image={tmp_path}/box.png", "target=[grey,0]", *options) == 0
+    folder = tmp_path / "out" / "box"
+    maps = about(folder)["maps"]
+    assert [(m["target"], m["explainer"]) for m in maps] == [
+        (t, e) for t in (3, 0) for e in ("sise", "grad_cam", "rise")
+    ]
+    assert maps[0]["options"]["mu"] == 0.2 and maps[2]["options"]["n_masks"] == 20 and "mu" not in maps[1]["options"]
+    panel = dict(sheets)["panel.png"]
+    assert sum(bool(axes.images) for axes in panel.figure.axes) == 2 * (1 + 3) + 1  # and the colours' legend
+    words = [text.get_text() for text in panel.figure.texts]
+    assert {"grey", "red", "SISE", "Grad-CAM", "RISE"} <= set(words) and "RISE: 20 masks" in " ".join(words)
+    for one in maps:
+        assert f"Ψ {explain.short(one['confidence_of_top_15_percent'])} from its top 15 %" in words
+    model = toy_model()
+    probe = Probe(model.network, model.preprocess(picture())[None], layers=model.layers)
+    np.testing.assert_array_equal(np.load(folder / "grad_cam_3_grey_map.npy"), grad_cam(probe, [3])[0].numpy())
+
+
+def test_an_empty_map_is_said(ask, tmp_path, capsys):
+    def flat():
+        model = toy_model()
+        with torch.no_grad():
+            for parameter in model.network.parameters():
+                parameter.zero_()
+        return model
+
+    picture().save(tmp_path / "box.png")
+    assert ask(f"image={tmp_path}/box.png", model=flat) == 0
+    assert "an empty map: no evidence found" in capsys.readouterr().out
+    assert not np.load(tmp_path / "out" / "box" / "sise_0_red_map.npy").any()
+
+
+# ------------------------------------------------------------------------------------------------ images
+
+
+def test_a_damaged_image_does_not_stop_the_others(ask, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture(seed=1).save(folder / "a.png")
+    picture(seed=2).convert("L").save(folder / "c.JPG")
+    picture(seed=3).resize((3, 2)).save(folder / "a.gif")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("no image")
+    assert ask(f"image={folder}", "explainer=grad_cam") == 1
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.gif", "a.png", "c"]
+    captured = capsys.readouterr()
+    assert f"{folder / 'b.png'} failed: " in captured.err and "not a readable image" in captured.err
+    assert "3 of 4 images explained" in captured.out and "4/4" in captured.err
+
+
+def test_which_images():
+    with pytest.raises(SuiteError, match="image=<file or folder>"):
+        explain.image_files(None)
+    with pytest.raises(SuiteError, match="no such file or folder"):
+        explain.image_files("nowhere.jpg")
+    with pytest.raises(SuiteError, match=r"holds no image .*\.png"):
+        explain.image_files(str(ROOT / "configs"))
+    assert explain.image_files([str(ROOT / "README.md"), str(ROOT / "Makefile")])[1].name == "Makefile"
+
+
+def test_folders_of_images_never_meet():
+    files = [Path(p) for p in ("x/a.png", "x/a.jpg", "x/b.png", "y/c.png", "z/c.png")]
+    assert [f.name for f in explain._folders(files, Path("o"))] == ["a.png", "a.jpg", "b", "c.png", "c.png-4"]
+
+
+def test_images_are_turned_and_brought_to_rgb(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the first row is the right side
+    image = Image.new("RGB", (4, 2))
+    image.putpixel((0, 0), (255, 0, 0))
+    image.save(tmp_path / "turned.png", exif=exif)
+    turned = explain.read_image(tmp_path / "turned.png")
+    assert turned.size == (2, 4) and turned.getpixel((1, 0)) == (255, 0, 0)
+    Image.fromarray(np.full((2, 3), 65535, np.uint16)).save(tmp_path / "deep.png")
+    assert explain.read_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(SuiteError, match="not a readable image"):
+        explain.read_image(ROOT / "README.md")
+
+
+def test_a_map_goes_back_to_where_the_network_saw_it():
+    saliency = torch.arange(16.0).view(4, 4)
+    assert torch.equal(Preprocessing((4, 4)).restore_map(saliency, (4, 4)), saliency)
+    whole = Preprocessing((4, 4)).restore_map(saliency, (8, 4))
+    assert whole.shape == (8, 4) and whole[0].tolist() == saliency[0].tolist()
+    crop = Preprocessing((4, 4), geometry="center_crop", resize=6)
+    assert torch.equal(crop.restore_map(saliency, (6, 8)), functional.pad(saliency, (2, 2, 1, 1)))
+    longer = Preprocessing((4, 4), geometry="shorter_side")
+    assert torch.allclose(longer.restore_map(torch.ones(4, 6), (40, 60)), torch.ones(40, 60))
+
+
+# ------------------------------------------------------------------------------------------------ targets
+
+
+def test_targets_by_name_and_index():
+    names = ("tabby", "tiger cat", "Tiger", "crane", "crane", "7")
+    find = functools.partial(explain.find_targets, classes=names)
+    assert find(None) is None and find(2) == [2] and find("2") == [2] and find("TIGER CAT") == [1]
+    assert find(["tiger", 0, "tabby"]) == [2, 0] and find("7") == [5]  # a name comes first
+    with pytest.raises(SuiteError, match=r"nearest are: tiger cat \(1\)"):
+        find("cat")
+    with pytest.raises(SuiteError, match=r"Tiger \(2\)"):
+        find("tigre")
+    with pytest.raises(SuiteError, match="none is near"):
+        find("xylophone")
+    with pytest.raises(SuiteError, match=r"2 classes are called so; give an index: \[3, 4\]"):
+        find("crane")
+    for index in (6, -1):
+        with pytest.raises(SuiteError, match="classes 0 to 5"):
+            find(index)
+
+
+def test_a_wrong_target_stops_before_the_first_image(ask, tmp_path):
+    picture().save(tmp_path / "box.png")
+    with pytest.raises(SuiteError, match=r"the nearest are: red \(0\)"):
+        ask(f"image={tmp_path}/box.png", "target=redd")
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------ the embedded network
+
+
+def test_the_embedded_network_sees_a_cat(tmp_path, capsys):
+    skimage = pytest.importorskip("skimage")
+    cat = Path(skimage.__file__).parent / "data" / "chelsea.png"
+    given = [f"image={cat}", f"out={tmp_path}", "explainer=grad_cam", "target=tiger cat"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        assert explain.run(compose("explain", given), explain.compose_explainers(given)) == 0
+    found = about(tmp_path / "chelsea")
+    assert found["top"][0]["class"] == "Egyptian cat" and found["top"][0]["confidence"] > 0.5
+    assert "layers:  _blocks.0, _blocks.2, _blocks.4, _blocks.10, _bn1" in capsys.readouterr().out
+    saliency = np.load(tmp_path / "chelsea" / "grad_cam_282_tiger_cat_map.npy")
+    assert saliency.shape == (224, 224) and saliency[:, :160].sum() > 5 * saliency[:, 200:].sum()  # the cat is left
+
+
+def test_the_script_says_what_it_needs():
+    done = subprocess.run(
+        [sys.executable, "scripts/explain.py", "device=cpu"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "image=<file or folder>" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_shows_examples_and_groups():
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose("explain", return_hydra_config=True)
+    assert "image=cat.jpg explainer=" not in cfg.hydra.help.header
+    assert "explainer=[sise,grad_cam,rise]" in cfg.hydra.help.footer and "$CONFIG" in cfg.hydra.help.template
+
+
+# ------------------------------------------------------------------------------------------------ from Python
+
+
+@pytest.fixture
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ToyNetwork().eval()
+
+
+@pytest.fixture
+def image():
+    return torch.randn(3, 24, 32, generator=torch.Generator().manual_seed(1))
+
+
+class TestFromPython:
+    def test_it_is_sise_of_the_best_class_on_the_layers_found(self, network, image):
+        probe = Probe(network, image[None], layers=find_layers(network, (24, 32)))
+        best = int(probe.scores().argmax())
+        saliency = sise.explain(network, image)
+        assert saliency.shape == (24, 32) and saliency.dtype == torch.float32 and not saliency.requires_grad
+        assert saliency.min() == 0 and saliency.max() == 1
+        assert torch.equal(saliency, sise.sise(probe, [best])[0])
+
+    def test_targets_and_shapes(self, network, image):
+        one = sise.explain(network, image[None], 2)
+        assert one.shape == (24, 32)
+        for several in ([2, 0], (2, 0), torch.tensor([2, 0]), [torch.tensor(2), np.int64(0)]):
+            assert torch.equal(sise.explain(network, image, several)[0], one)
+        assert sise.explain(network, image, [2]).shape == (1, 24, 32)
+        assert torch.equal(sise.explain(network, image, torch.tensor(2)), one)
+
+    @pytest.mark.parametrize("wrong", [4, -1, "red", 1.5, True, None])
+    def test_targets_that_are_no_class(self, network, image, wrong):
+        with pytest.raises(SuiteError, match="no class index: the model scores classes 0 to 3"):
+            sise.explain(network, image, [wrong])
+        with pytest.raises(SuiteError, match="empty"):
+            sise.explain(network, image, [])
+
+    def test_the_model_comes_back_as_it_was(self, network, image):
+        network.train()
+        network.stage2.eval()
+        network.head.weight.requires_grad_(False)
+        network.head.bias.grad = torch.ones(4)
+        network.stage1[0].register_forward_hook(lambda *a: None)
+        state, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
+        given, random = image.clone(), torch.get_rng_state()
+        for target in (0, 99):  # the second fails
+            with pytest.raises(SuiteError) if target == 99 else torch.enable_grad():
+                sise.explain(network, image, target)
+            assert [m.training for m in network.modules()] == modes
+            assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules()].count(0) == len(
+                modes
+            ) - 1
+            assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+            assert [name for name, p in network.named_parameters() if p.grad is not None] == ["head.bias"]
+            assert [name for name, p in network.named_parameters() if not p.requires_grad] == ["head.weight"]
+        assert torch.equal(image, given) and not image.requires_grad and torch.equal(torch.get_rng_state(), random)
+        assert torch.equal(sise.explain(network, image, 0), sise.explain(network.eval(), image, 0))
+
+    def test_inside_of_no_grad_and_inference_mode(self, network, image):
+        expected = sise.explain(network, image, 1)
+        with torch.no_grad():
+            assert torch.equal(sise.explain(network, image, 1), expected)
+        with torch.inference_mode():
+            assert torch.equal(sise.explain(network, image + 0, 1), expected)
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (torch.zeros(2, 3, 24, 32), "one image at a time: .* a batch of 2"),
+            (torch.zeros(24, 32), r"one image of shape \(C, H, W\) or a batch of one, got \(24, 32\)"),
+            (torch.zeros(3, 0, 32), "expected one image"),
+            (torch.zeros(3, 24, 32, dtype=torch.uint8), "the image is torch.uint8"),
+            (torch.zeros(3, 24, 32, dtype=torch.float64), r"image.float\(\)"),
+            (torch.zeros(3, 24, 32, device="meta"), "the image is on meta, the model on cpu"),
+            (np.zeros((3, 24, 32), np.float32), "got ndarray"),
+            (torch.zeros(1, 24, 32), r"does not run on one image of \(1, 24, 32\)"),
+        ],
+    )
+    def test_images_that_do_not_fit(self, network, wrong, message):
+        with pytest.raises(SuiteError, match=message):
+            sise.explain(network, wrong, 0)
+
+    def test_models_that_do_not_fit(self, network, image):
+        with pytest.raises(SuiteError, match=r"explain model.float\(\)"):
+            sise.explain(copy.deepcopy(network).half(), image, 0)
+        with pytest.raises(SuiteError, match="single score"):
+            sise.explain(nn.Sequential(network, nn.Linear(4, 1)), image)
+        single = nn.Sequential(network, nn.Linear(4, 1)).eval()
+        assert sise.explain(single, image, confidence="sigmoid").max() == 1
+
+    @pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_weights_computed_in_the_pass(self, network, image, norm):
+        """They carry a graph after a pass with gradients, and could not be copied then."""
+        expected = sise.explain(network, image, 1)
+        norm(network.stage2[0])
+        network(image[None])
+        torch.testing.assert_close(sise.explain(network, image, 1), expected)
+
+    def test_networks_without_gradients(self, network, image):
+        class Silent(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = network
+
+            def forward(self, x):
+                with torch.no_grad():
+                    return self.inner(x)
+
+        with pytest.raises(SuiteError, match=r"no gradient with respect to 'inner.stage1'.*torch.no_grad\(\)"):
+            sise.explain(Silent(), image, 1)
+        partly = copy.deepcopy(network)
+        partly.stage2.register_forward_hook(lambda module, given, output: output.detach())
+        with pytest.raises(SuiteError, match="no gradient with respect to 'stage2'"):
+            sise.explain(partly, image, 1)
+        idle = copy.deepcopy(network)
+        idle.aside = nn.Conv2d(3, 2, 3)
+        idle.register_forward_pre_hook(lambda module, given: (module.aside(given[0]), None)[1])
+        with pytest.raises(SuiteError, match="no gradient with respect to 'aside'"):
+            sise.explain(idle, image, 1, layers=["stage1", "aside"])
+        with pytest.raises(SuiteError, match="the network it was scripted or traced from"):
+            sise.explain(torch.jit.trace(network, image[None]), image, 1)
+
+    def test_layers_and_explainers(self, network, image):
+        probe = Probe(network, image[None], layers=["stage2"])
+        assert torch.equal(sise.explain(network, image, 1, layers="stage2"), sise.sise(probe, [1])[0])
+        cam = sise.explain(network, image, 1, explainer=grad_cam)
+        assert torch.equal(cam, grad_cam(Probe(network, image[None], layers=["stage3"]), [1])[0])
+        with pytest.raises(SuiteError, match="Did you mean 'stage2'"):
+            sise.explain(network, image, 1, layers=["stag2"])
+        with pytest.raises(SuiteError, match=r"'head' puts out \(1, 4\)"):
+            sise.explain(network, image, 1, layers=["head"])
+
+    def test_odd_sizes_grey_and_signals(self, image):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
+                                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))  # fmt: skip
+            line = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 6, 3), nn.ReLU(),
+                                 nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 3))  # fmt: skip
+        for size in ((23, 31), (8, 8), (9, 50)):
+            found = sise.explain(grey, torch.rand(1, *size, generator=torch.Generator().manual_seed(2)))
+            assert found.shape == size and found.isfinite().all() and found.max() > found.min()
+        signal = torch.rand(2, 41, generator=torch.Generator().manual_seed(2))
+        found = sise.explain(line, signal, [0, 1, 2])
+        assert found.shape == (3, 41) and found.isfinite().all() and found.amax() == 1
+        with pytest.raises(SuiteError, match=r"\(C, L\)"):
+            sise.explain(line, signal[None, None], 0)
+
+    def test_a_transformer_says_what_to_do(self):
+        class Tokens(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.patches, self.block, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+            def forward(self, x):
+                return self.head(self.block(self.patches(x).flatten(2).mT).mean(1))
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tokens = Tokens()
+        image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with pytest.raises(SuiteError, match=r"tokens \(N, L, C\).*RISE.*layers=\[\]"):
+            sise.explain(tokens, image)
+        with pytest.raises(SuiteError, match=r"'block' puts out \(1, 16, 8\); expected a layer of feature maps"):
+            sise.explain(tokens, image, layers=["block"])
+        found = sise.explain(tokens, image, 1, explainer=functools.partial(rise, n_masks=30), layers=[])
+        assert found.shape == (32, 32) and found.max() == 1
+        with pytest.raises(SuiteError, match="SISE needs at least one layer"):
+            sise.explain(tokens, image, 1, layers=[])
