@@ -102,7 +102,7 @@ def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None
     finally:
         for handle in handles:
             handle.remove()
-    return stack[0].children[0]
+    return next(call for call in stack[0].children if call.module is network)  # hooks may call others beside it
 
 
 class _Walk:

@@ -133,16 +133,15 @@ def fresh_process(outputs: Path, seconds: float) -> dict:
 def test_killed_at_every_change_of_a_file(zygote, tmp_path):
     reference = tmp_path / "reference"
     assert zygote(reference, *SHORT)["exit"] == 0, zygote.said()
-    expected, calls, outputs = found(reference), 0, tmp_path / "killed"
-    while (code := zygote(outputs, *SHORT, call=calls)["exit"]) == -signal.SIGKILL:
-        if calls % 3 == 0:  # every third time, look at what is left and begin anew; else go on from there
-            for run, records in found(outputs).items():
-                assert all(record in expected[run] for record in records)
-            assert zygote(outputs, *SHORT)["exit"] == 0, zygote.said()
-            assert found(outputs) == expected
-            shutil.rmtree(outputs)
-        calls += 1 if KILLS else 2
-    assert code == 0 and calls > 15
+    expected, call, outputs = found(reference), 0, tmp_path / "killed"
+    while (code := zygote(outputs, *SHORT, call=call)["exit"]) == -signal.SIGKILL:
+        for run, records in found(outputs).items():
+            assert all(record in expected[run] for record in records)
+        assert zygote(outputs, *SHORT)["exit"] == 0, zygote.said()
+        assert found(outputs) == expected
+        shutil.rmtree(outputs)
+        call += 1 if KILLS else 2
+    assert code == 0 and call > 15, call
     assert found(outputs) == expected
 
 

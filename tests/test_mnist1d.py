@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from baselines.grad_cam import grad_cam
 from sise.api import explain
-from sise.benchmark import cli, mnist1d, runner, tables, tutorial
+from sise.benchmark import cli, comparisons, mnist1d, runner, tables, tutorial
 from sise.layers import find_layers
 from sise.method import sise
 from sise.probe import Probe
@@ -294,13 +294,18 @@ def test_the_experiment_runs_on_curves(tmp_path):
         records = cell.folder.read()
         assert len(records) == 3 and all(0 <= r["Drop%"] <= 1 and r["Increase%"] in (0, 1) for r in records)
         assert not {"EBPG", "mIoU", "Bbox"} & set(records[0])
-    definition = yaml.safe_load((ROOT / "configs/table/mnist1d.yaml").read_text())
+    definitions = {n: yaml.safe_load((ROOT / f"configs/table/{n}.yaml").read_text()) for n in ("mnist1d", "default")}
     files = tables.tabulate(
-        {"mnist1d": definition}, outputs=tmp_path / "o", results=tmp_path / "r", table="mnist1d",
-        published=ROOT / "results/published/published_results.csv", controls=["centre"], say=lambda _: None,
+        definitions, outputs=tmp_path / "o", results=tmp_path / "r", say=lambda _: None,
+        published=ROOT / "results/published/published_results.csv", writers=[comparisons.write],
     )  # fmt: skip
-    text = next(f for f in files if f.suffix == ".md").read_text()
-    assert "SISE (authors)" in text and "| mnist1d | Drop% |" in text and "Status not published" in text
+    assert {f.name for f in files} == {
+        f"mnist1d{end}" for end in (".csv", ".md", ".tex", "_statistics.csv", "_statistics.md")
+    }
+    text = (tmp_path / "r" / "mnist1d.md").read_text()
+    assert "| Model | Metric | SISE | Ada-SISE (text) |" in text and "| mnist1d | Drop% |" in text
+    assert "Status not published" in text and "RISE: budget: 40 masks (paper: 4000)" in text
+    assert "Method − sise/authors" in (tmp_path / "r" / "mnist1d_statistics.md").read_text()
 
 
 def test_the_figure_is_drawn(model, tmp_path):

@@ -668,8 +668,8 @@ def _plan(
 ) -> list[tuple[Mapping[str, Any], str]]:
     """Which (definition, dataset) to make, given the (dataset, model) found.
 
-    A definition with a ``reference`` compares things with it, and is made once one of these was run. Unless it names its
-    datasets, what it shows is still another definition's to show.
+    A definition with a ``reference`` compares things with it, and is made once one of these was run. What it shows is
+    still another definition's to show, unless it names its datasets.
     """
     if table is not None:
         choose("table", table, list(definitions))
