@@ -371,11 +371,18 @@ class TestFromPython:
         partly.stage2.register_forward_hook(lambda module, given, output: output.detach())
         with pytest.raises(SuiteError, match="no gradient with respect to 'stage2'"):
             sise.explain(partly, image, 1)
-        idle = copy.deepcopy(network)
-        idle.aside = nn.Conv2d(3, 2, 3)
-        idle.register_forward_pre_hook(lambda module, given: (module.aside(given[0]), None)[1])
+
+        class Idle(Silent):
+            def __init__(self):
+                super().__init__()
+                self.aside = nn.Conv2d(3, 2, 3)
+
+            def forward(self, x):
+                self.aside(x)
+                return self.inner(x)
+
         with pytest.raises(SuiteError, match="no gradient with respect to 'aside'"):
-            sise.explain(idle, image, 1, layers=["stage1", "aside"])
+            sise.explain(Idle(), image, 1, layers=["inner.stage1", "aside"])
         with pytest.raises(SuiteError, match="the network it was scripted or traced from"):
             sise.explain(torch.jit.trace(network, image[None]), image, 1)
 

@@ -369,9 +369,9 @@ def test_kept_cells():
 
 def test_alike_cells():
     text = "explainer,stage,modules,n,spearman,spearman_se,ssim,ssim_se,confidence,confidence_se,undefined,failed\n"
-    text += "SISE,trained,0,4,1,0,1,0,0.45,0.2,0,0\nSISE,fc,1,4,0.62,,0.7,0.06,0.07,0.04,1,0\n"
+    text += "SISE,trained,0,4,1,0,1,0,0.45,0.2,0,0\nSISE,fc,1,4,-0.004,,0.7,0.06,0.07,0.04,1,0\n"
     spearman, ssim, networks = grids_of(frame(text))
-    assert spearman.rows == [[Cell("SISE", number=False), Cell("1.00", "± 0.00"), Cell("0.62†")]]
+    assert spearman.rows == [[Cell("SISE", number=False), Cell("1.00", "± 0.00"), Cell("0.00†")]]
     assert ssim.rows[0][2] == Cell("0.70†", "± 0.06")
     assert [c.text for c in networks.rows[0]] == ["modules randomised", "0", "1"]
     assert [c.text for c in networks.rows[1]] == ["Ψ of the class", "0.45", "0.07"]

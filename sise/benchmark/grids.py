@@ -179,7 +179,7 @@ def _alike(row: pd.Series, name: str) -> Cell:
         return Cell("–")
     error = row[f"{name}_se"]
     dagger = "†" if name != "confidence" and row["undefined"] else ""
-    return Cell(f"{row[name]:.2f}{dagger}", "" if math.isnan(error) else f"± {error:.2f}")
+    return Cell(f"{round(row[name], 2) + 0.0:.2f}{dagger}", "" if math.isnan(error) else f"± {error:.2f}")
 
 
 def plain(frame: pd.DataFrame) -> list[Grid]:

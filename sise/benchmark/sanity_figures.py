@@ -181,7 +181,7 @@ def _mean(row: pd.Series, name: str) -> str:
     if not np.isfinite(row[name]):
         return "–"
     error = f" ± {row[f'{name}_se']:.2f}" if np.isfinite(row[f"{name}_se"]) else ""
-    return f"{row[name]:.2f}{error}"
+    return f"{round(row[name], 2) + 0.0:.2f}{error}"  # + 0.0: no minus zero
 
 
 def sheet(
@@ -211,7 +211,7 @@ def sheet(
                 continue
             values = first.loc[(label, stage)]
             star = "*" if values["undefined"] else ""
-            caption = "" if stage == TRAINED else f"ρ {values['spearman']:.2f}{star}"
+            caption = "" if stage == TRAINED else f"ρ {round(values['spearman'], 2) + 0.0:.2f}{star}"
             outline(rows.picture(row, column, overlay(shown["picture"], saliency), [caption]), shown["mask"])
     if first["undefined"].any():
         rows.note("* set by definition: a map is constant")
