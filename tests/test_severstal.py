@@ -409,7 +409,8 @@ def test_train_evaluate_tabulate(tree, tmp_path):
     assert (tmp_path / "results" / "severstal_confusion.md").exists()
     script("evaluate.py", "experiment=sise_table2", f"dataset.root={tree}", f"model.weights={tmp_path}/net/resnet18.pt",
            "model.loader.arch=resnet18", f"outputs={tmp_path}/outputs", f"dataset.loader.cache={tmp_path}/cache",
-           "budget=embedded", "budgets.embedded.rise_masks=8", "budgets.embedded.seeds=3", "limit=2", "engine.threads=1", "device=cpu",
+           "budget=embedded", "budgets.embedded.rise_masks=8", "budgets.embedded.seeds=3", "limit=2",
+           "engine.threads=1", "device=cpu",
            cwd=tmp_path)  # fmt: skip
     records = [json.loads(line) for file in (tmp_path / "outputs").rglob("records*.jsonl") for line in file.open()]
     assert len(records) == (13 + 2 * 2) * 2 and {r["status"] for r in records} == {"ok"}
