@@ -177,19 +177,26 @@ def test_the_page_is_the_same_when_made_again(results):
     assert undated(written(results)) == undated(written(results))
 
 
+NONE = "No published number has been reproduced or refuted yet."
+BESIDE = " Cells beside a published number that do not count: "
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [
-        ({}, "No published number has been reproduced or refuted yet. "),
-        ({"reproduced": 3, "differs": 1}, "3 of 4 published numbers are reproduced, 1 differ. "),
-        ({"differs": 1, "not run": 7}, "0 of 1 published numbers are reproduced, 1 differ. "),
-        ({"partial": 2, "other data": 0}, "No published number has been reproduced or refuted yet. Cells beside a "
-         "published number that do not count: 2 on the paper's data and weights, but of fewer pairs or a smaller "
-         "budget (~)."),
+        ({}, ""),
+        ({"not published": 9, "not run": 3}, ""),
+        ({"reproduced": 3, "differs": 1}, "3 of 4 published numbers are reproduced, 1 differ."),
+        ({"differs": 1, "not run": 7}, "0 of 1 published numbers are reproduced, 1 differ."),
+        ({"other data": 4}, f"{NONE}{BESIDE}4 on stand-in data or weights (°)."),
+        (
+            {"partial": 2, "other data": 0},
+            f"{NONE}{BESIDE}2 on the paper's data and weights, but of fewer pairs or a smaller budget (~).",
+        ),
     ],
-)  # fmt: skip
-def test_the_headline_is_counted(status, text):
-    assert report.headline([("A", [report.Result("a", "A", status=Counter(status))])]) == text
+)
+def test_the_standing_is_counted(status, text):
+    assert report.standing([report.Result("a", "A", status=Counter(status)), report.Result("b", "B")]) == text
 
 
 # ------------------------------------------------------------------------------------------------ results

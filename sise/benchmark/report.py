@@ -41,7 +41,7 @@ STATES = {  # what a result can be worth: mark, meaning
     "not run": ("–", "no result yet; the command beside it makes one"),
     "shown": ("✓", "the paper's data and weights; a picture has no number to compare"),
     "drawing": ("", "a drawing or a photo in the paper: nothing to run"),
-    "unknown": ("?", "the file does not say what it is worth"),
+    "unknown": ("?", "the picture does not say what it shows"),
 }
 COMPANIONS = {"_statistics": "Statistics", "_order": "Order of the methods, measured and published"}
 NOTHING = Markup()
@@ -217,7 +217,9 @@ def collect(results: Path, outputs: Path, sections: Sequence[Mapping[str, Any]])
         result.shows = item.get("shows", "")
         if not result.status:
             stand_in = any(word in STAND_INS for word in name.split("_"))
-            result.status[item.get("status") or ("other data" if stand_in else "unknown")] = 0
+            unsaid = "other data" if stand_in else "unknown" if name in images else ""
+            if state := item.get("status") or unsaid:
+                result.status[state] = 0
         if item.get("here") and not any(result.commands.values()):
             result.commands["Command on the embedded data"] = [item["here"]]
         if item.get("real") and not {"reproduced", "differs", "shown"} & set(result.status):
@@ -437,16 +439,16 @@ def overview(
     return lines
 
 
-def headline(found: Sequence[tuple[str, Sequence[Result]]]) -> str:
-    """The state of the reproduction in a sentence or two, from the status of every cell."""
-    cells = sum((result.status for _, results in found for result in results), Counter())
+def standing(results: Sequence[Result]) -> str:
+    """How far a section's published numbers are reproduced, from the status of every cell; empty if it has none."""
+    cells = sum((result.status for result in results), Counter())
     judged = cells["reproduced"] + cells["differs"]
-    if judged:
-        text = f"{cells['reproduced']} of {judged} published numbers are reproduced, {cells['differs']} differ"
-    else:
-        text = "No published number has been reproduced or refuted yet"
     others = [f"{cells[state]} {words}" for state, words in CELLS.items() if cells[state]]
-    return f"{text}. " + (f"Cells beside a published number that do not count: {'; '.join(others)}." if others else "")
+    if judged:
+        text = f"{cells['reproduced']} of {judged} published numbers are reproduced, {cells['differs']} differ."
+    else:
+        text = "No published number has been reproduced or refuted yet." if others else ""
+    return text + (f" Cells beside a published number that do not count: {'; '.join(others)}." if others else "")
 
 
 CELLS = {
@@ -474,7 +476,7 @@ def write(cfg: Mapping[str, Any]) -> Path:
     text = environment_.get_template(TEMPLATE.name).render(
         found=found,
         overview=overview(cfg["sections"], found),
-        headline=headline(found),
+        standing={title: standing(results) for title, results in found},
         tally=lambda items: Counter(state for item in items for state in item.states if state != "drawing"),
         states=STATES,
         long=LONG,
