@@ -286,7 +286,7 @@ class TestAccuracies:
 
         class Bench:
             cfg = settings(tmp_path, "dataset=voc2007")
-            device, ids = CPU, ("1",)
+            device, ids, left_out = CPU, ("1",), {}
             dataset = type("VOC", (), {"name": "voc2007", "ids": ("1",) if whole else ("1", "2")})()
 
             def model(self, name, fully_convolutional=False):
@@ -476,6 +476,20 @@ class TestRun:
         assert "| 25.0 |" in text and str(tmp_path) not in text and text in capsys.readouterr().out
         rows = pd.read_csv(tmp_path / "results" / "audit_V7_voc2007.csv")
         assert rows["published"].dropna().tolist() == [69.6, 42.4]
+
+    def test_images_that_cannot_be_read_are_left_out_and_counted(self, tmp_path, capsys):
+        write_voc(tmp_path, {f"00000{i}": [("dog", (50, 30, 70, 50), False)] for i in (1, 2, 3)})
+        picture = tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000001.jpg"
+        picture.write_bytes(picture.read_bytes()[:300])
+        overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
+        [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
+        assert audit.rows["pairs"].tolist()[0] == 2
+        text = capsys.readouterr().out
+        assert "3 of 3 images, 1 of them left out, which could not be read (the first: " in text
+        for other in picture.parent.iterdir():
+            other.write_bytes(b"")
+        with pytest.raises(SuiteError, match="none of 3 images can be read; the first: "):
+            audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
 
     def test_complete_data_get_a_verdict(self, tmp_path, monkeypatch):
         write_voc(tmp_path, {"000001": [("dog", (50, 30, 70, 50), False)]})

@@ -171,7 +171,9 @@ def test_ada_sise_table_1_runs(tmp_path):
 
 @pytest.fixture(scope="module")
 def found():
-    return selection.collect(ToyDataset(broken=None), toy_model())
+    found, last = selection.collect(ToyDataset(7, broken="06"), toy_model())
+    assert "06" not in set(found["image_id"])  # it cannot be read
+    return found, last
 
 
 def test_feature_maps_are_counted_as_sise_selects_them(found):

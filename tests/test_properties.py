@@ -17,7 +17,7 @@ from metrics import bbox, drop, ebpg, increase, keep_mask, miou, undefined
 from metrics.arithmetic import miou_ceiling
 from sise.benchmark.datasets import _region_of_runs
 from sise.benchmark.preprocessing import Preprocessing, to_rgb
-from sise.benchmark.statistics import holm, order_agreement, paired_bootstrap, paired_standard_error, sign_test
+from sise.benchmark.statistics import clustered_standard_error, holm, order_agreement, paired_bootstrap, sign_test
 from sise.fusion import GATES, cascade, fuse
 from sise.maps import minmax
 
@@ -256,8 +256,8 @@ def summed(by_image):
 @given(DIFFERENCES, st.integers(1, 9))
 def test_statistics_turn_and_scale_with_the_differences(by_image, factor):
     sums, counts = summed(by_image)
-    error = paired_standard_error(sums, counts)
-    assert error >= 0 and paired_standard_error(-factor * sums, counts) == pytest.approx(factor * error)
+    error = clustered_standard_error(sums, counts)
+    assert error >= 0 and clustered_standard_error(-factor * sums, counts) == pytest.approx(factor * error)
     here, there = paired_bootstrap([(sums, counts), (-factor * sums, counts)], resamples=300)
     assert there["difference"] == pytest.approx(-factor * here["difference"])
     if len(sums) >= 10:

@@ -216,11 +216,7 @@ def test_a_table_with_its_statistics_is_one_result(results):
 def test_an_unknown_table_takes_the_heading_of_its_markdown(results):
     new = collected(results)["new_thing"]
     assert (new.title, new.lead) == ("A new thing", "<p>It is new.</p>\n")
-    assert (
-        new.commands == {"Command that made it": ["python scripts/x.py"]}
-        and new.status == {}
-        and new.problems == []
-    )
+    assert new.commands == {"Command that made it": ["python scripts/x.py"]} and new.status == {} and new.problems == []
     assert new.grids[0].head == ["name", "value"]
     assert new.grids[0].rows[0] == [Cell(EVIL, number=False), Cell("0.1235")] and new.grids[0].rows[1][1] == Cell("–")
 

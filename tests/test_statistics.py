@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sise.benchmark import statistics
-from sise.benchmark.statistics import holm, order_agreement, paired_bootstrap, paired_standard_error, sign_test
+from sise.benchmark.statistics import clustered_standard_error, holm, order_agreement, paired_bootstrap, sign_test
 
 
 def differences(*by_image):
@@ -32,15 +32,15 @@ def test_sums_and_counts_of_images():
 
 def test_standard_error_by_hand():
     # one pair per image: the plain one. 1 2 3 6 has the mean 3 and the s.d. √(14 / 3)
-    assert paired_standard_error(*summed([1], [2], [3], [6])) == pytest.approx(math.sqrt(14 / 3) / 2)
+    assert clustered_standard_error(*summed([1], [2], [3], [6])) == pytest.approx(math.sqrt(14 / 3) / 2)
     # two images of two pairs: sums 2 and 6 about 2 · mean 2 = 4: √(2 / 1 · (4 + 4)) / 4 = 1
-    assert paired_standard_error(*summed([0, 2], [3, 3])) == pytest.approx(1.0)
-    assert math.isnan(paired_standard_error(*summed([1, 2, 3])))
+    assert clustered_standard_error(*summed([0, 2], [3, 3])) == pytest.approx(1.0)
+    assert math.isnan(clustered_standard_error(*summed([1, 2, 3])))
 
 
 def test_pairs_of_one_image_count_as_one():
-    once = paired_standard_error(*summed([1], [2], [3], [6]))
-    copied = paired_standard_error(*summed([1] * 5, [2] * 5, [3] * 5, [6] * 5))
+    once = clustered_standard_error(*summed([1], [2], [3], [6]))
+    copied = clustered_standard_error(*summed([1] * 5, [2] * 5, [3] * 5, [6] * 5))
     assert copied == pytest.approx(once)  # five copies of a pair add nothing
 
 
@@ -81,7 +81,7 @@ def test_bootstrap_interval_is_close_to_the_normal_one():
     generator = np.random.default_rng(3)
     values = summed(*generator.normal(0.3, 1.0, (400, 1)).tolist())
     (found,) = paired_bootstrap([values])
-    error = paired_standard_error(*values)
+    error = clustered_standard_error(*values)
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.04)
     assert found["p"] == pytest.approx(2 * stats.norm.sf(found["difference"] / error), abs=0.01)
 

@@ -63,7 +63,7 @@ def test_mean_and_standard_error_by_hand(tmp_path):
     make_run(tmp_path, "sise", [ok("1", EBPG=0.25), ok("2", EBPG=0.5), ok("2", 1, EBPG=0.75)], expected_pairs=3)
     c = cell(make_table(tmp_path), "SISE")
     assert (c["mean"], c["n"], c["seeds"]) == (50.0, 3, 1)
-    assert c["standard error"] == pytest.approx(25 / math.sqrt(3), rel=1e-12)  # s.d. of 25, 50, 75 is 25 (n − 1)
+    assert c["standard error"] == pytest.approx(50 / 3)  # two images, 25 below and above the mean: √(2 · 2 · 25²) / 3
     assert (c["published"], c["difference"]) == (60.54, pytest.approx(-10.54))
 
 

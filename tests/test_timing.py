@@ -452,6 +452,13 @@ def test_an_estimate_covers_what_is_missing_and_writes_nothing(cells, tmp_path):
     assert "extremal_perturbation" in text and "(metrics)" in text and "nan" not in text.lower()
 
 
+def test_an_estimate_goes_round_an_image_that_cannot_be_read(cells, monkeypatch):
+    some = cells("grad_cam")
+    monkeypatch.setattr(some[0].dataset, "broken", some[0].dataset.ids[0])
+    table = estimate.estimate(some, seconds=1.0).set_index("explainer")
+    assert table.loc["grad_cam", "images"] >= 1 and table.loc["grad_cam", "missing"] == 6
+
+
 def test_long_optimisations_are_shortened_in_proportion():
     def explain(probe, targets, *, max_iter):
         return max_iter

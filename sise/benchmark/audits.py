@@ -23,12 +23,12 @@ from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from metrics.localization import ebpg
 from sise.benchmark import runner, selection, statistics
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
 from sise.benchmark.records import without_folders
+from sise.benchmark.subjects import readable
 from sise.benchmark.tables import read_published
 from sise.method import ADAPTIVE_RULES
 from sise.probe import Probe
@@ -90,6 +90,7 @@ class Bench:
 
     Attributes:
         limit: How many images take part; None = all.
+        left_out: Why, by their ids, images could not be read.
     """
 
     limit: int | None = None
@@ -100,6 +101,7 @@ class Bench:
         self.shared = [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] in groups]
         self.shared += list(cfg.overrides)
         self.device = runner._device(cfg.device)
+        self.left_out: dict[str, str] = {}
         self._models: dict[tuple[str, bool], Model] = {}
 
     def compose(self, *overrides: str) -> DictConfig:
@@ -117,7 +119,7 @@ class Bench:
     @property
     def whole(self) -> bool:
         """Whether every image takes part."""
-        return len(self.ids) == len(self.dataset.ids)
+        return len(self.ids) == len(self.dataset.ids) and not self.left_out
 
     def _model_overrides(self, name: str) -> list[str]:
         weights = self.cfg.weights.get(name)
@@ -137,20 +139,19 @@ class Bench:
         cfg = self.compose(*self._model_overrides(model), *overrides)
         return runner.Cell(cfg, self.dataset, self.model(model))
 
-    def images(self, *cells: runner.Cell) -> Iterator[tuple[list[Probe], list[int]]]:
-        """Every image: a probe per cell, and the network's outputs of its targets."""
+    def images(self, *cells: runner.Cell) -> Iterator[tuple[str, list[Probe], list[int]]]:
+        """Every image that can be read: its id, a probe per cell, and the network's outputs of its targets."""
         network = cells[0].model.network.to(self.device)
         engine = cells[0].cfg.engine
         scorer = Scorer(network, batch_size=engine.batch_size, lossless=engine.lossless, precision=engine.precision)
-        for image_id in tqdm(self.ids, desc=f"{self.dataset.name} × {cells[0].cfg.model.name}", unit="image"):
-            targets = cells[0].pairs(image_id)
-            if not targets:
-                continue
-            sample = self.dataset[image_id]
+        ids = [image_id for image_id in self.ids if cells[0].pairs(image_id)]
+        description = f"{self.dataset.name} × {cells[0].cfg.model.name}"
+        for sample in readable(self.dataset, ids, description, self.left_out):
             probes = [runner._probe(cell, sample, scorer, self.device) for cell in cells]
             for probe in probes:
-                probe.seed = runner._seed(0, image_id)
-            yield probes, [cells[0].outputs[self.dataset.classes[t]] for t in targets]
+                probe.seed = runner._seed(0, sample.image_id)
+            targets = cells[0].pairs(sample.image_id)
+            yield sample.image_id, probes, [cells[0].outputs[self.dataset.classes[t]] for t in targets]
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
@@ -207,6 +208,7 @@ def accuracy_grid(
     device: torch.device,
     size: int = 224,
     batch: int = 8,
+    left_out: dict[str, str] | None = None,
 ) -> tuple[pd.DataFrame, int, int]:
     """Hits under every preprocessing.
 
@@ -218,6 +220,7 @@ def accuracy_grid(
         device: Where to run.
         size: Of the network's input.
         batch: Images at once; each is seen in four value ranges.
+        left_out: Takes the images that cannot be read, see :func:`sise.benchmark.subjects.readable`.
 
     Returns:
         Rows with geometry, resample, range, channels, top-1 and top-5 hits; images and pairs seen.
@@ -245,14 +248,12 @@ def accuracy_grid(
         for geometry in networks
         for resample in RESAMPLES
     }
-    for image_id in tqdm(ids, desc=f"{dataset.name}: accuracies", unit="image"):
-        targets = [outputs[name] for t in dataset.targets_of(image_id) if (name := dataset.classes[t]) in outputs]
-        if not targets:
-            continue
+    known = {i: [outputs[name] for t in dataset.targets_of(i) if (name := dataset.classes[t]) in outputs] for i in ids}
+    for sample in readable(dataset, [i for i in ids if known[i]], f"{dataset.name}: accuracies", left_out):
+        targets = known[sample.image_id]
         images, pairs = images + 1, pairs + len(targets)
-        image = dataset[image_id].image
         for (geometry, resample), preprocess in plain.items():
-            x = preprocess(image)
+            x = preprocess(sample.image)
             key = (geometry, resample, tuple(x.shape))
             waiting[key].append((x, targets))
             if len(waiting[key]) >= (1 if geometry == "shorter_side" else batch):
@@ -277,8 +278,9 @@ def u1(bench: Bench) -> Audit:
     for name in bench.cfg.models:
         networks = {geometry: bench.model(name, geometry == "shorter_side").network for geometry in GEOMETRIES}
         rows, images, pairs = accuracy_grid(
-            bench.dataset, bench.model(name).classes, networks, ids=bench.ids, device=bench.device
-        )
+            bench.dataset, bench.model(name).classes, networks, ids=bench.ids, device=bench.device,
+            left_out=bench.left_out,
+        )  # fmt: skip
         of_model = rows.set_index(_CELLS)
         rows.insert(0, "model", name)
         rows["top-1 % of images"] = (100 * rows["top-1"] / images).round(2)
@@ -387,11 +389,11 @@ class _Means:
     """Means of metrics over pairs, by row."""
 
     def __init__(self) -> None:
-        self.values: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.values: dict[tuple[str, ...], dict[str, list[tuple[str, float]]]] = defaultdict(lambda: defaultdict(list))
 
-    def add(self, key: tuple[str, ...], **values: float) -> None:
+    def add(self, key: tuple[str, ...], image_id: str, **values: float) -> None:
         for metric, value in values.items():
-            self.values[key][metric].append(100 * value)
+            self.values[key][metric].append((image_id, 100 * value))
 
     def tables(
         self, columns: Sequence[str], published: Callable[[tuple[str, ...]], dict[str, float]]
@@ -401,10 +403,11 @@ class _Means:
         for key, metrics in self.values.items():
             known = published(key)
             for metric, values in metrics.items():
-                n = len(values)
-                error = float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-                row = {"metric": metric, "mean": round(float(np.mean(values)), 2), "standard error": round(error, 2)}
-                row |= {"pairs": n, "published": known.get(metric, math.nan)}
+                images, numbers = zip(*values, strict=True)
+                pairs = pd.Series(numbers, index=images)
+                error = statistics.clustered_standard_error(*statistics.per_image(pairs))
+                row = {"metric": metric, "mean": round(float(pairs.mean()), 2), "standard error": round(error, 2)}
+                row |= {"pairs": len(pairs), "published": known.get(metric, math.nan)}
                 rows.append({**dict(zip(columns, key, strict=True)), **row})
         long = pd.DataFrame(rows)
         text = [
@@ -442,14 +445,16 @@ def u4(bench: Bench) -> Audit:
         one = bench.cell(model, "explainer=extremal_perturbation")
         several = bench.cell(model, "explainer=extremal_perturbation", "explainer.call.smooth=0.09",
                              f"explainer.call.areas=[{','.join(map(str, areas))}]")  # fmt: skip
-        for [probe], outputs in bench.images(rise):
+        for image_id, [probe], outputs in bench.images(rise):
             for output, saliency in zip(outputs, rise.explainer(probe, outputs), strict=True):
                 mask = probe.ground_truth[output]
-                means.add((model, "RISE", "raw"), EBPG=ebpg(saliency, mask, normalise="raw"))
-                means.add((model, "RISE", "minmax"), **_measures(rise, probe, output, saliency))
+                means.add((model, "RISE", "raw"), image_id, EBPG=ebpg(saliency, mask, normalise="raw"))
+                means.add((model, "RISE", "minmax"), image_id, **_measures(rise, probe, output, saliency))
             for label, cell in (("areas 0.1", one), (f"areas {' '.join(map(str, areas))}", several)):
                 for output, saliency in zip(outputs, cell.explainer(probe, outputs), strict=True):
-                    means.add((model, "Extremal Perturbation", label), **_measures(cell, probe, output, saliency))
+                    means.add(
+                        (model, "Extremal Perturbation", label), image_id, **_measures(cell, probe, output, saliency)
+                    )
     rows, shown = means.tables(("model", "explainer", "setting"), lambda key: bench.published(key[0], key[1]))
     verdict = "; ".join(
         f"{name}, {_closest(rows[rows['explainer'] == name], ['setting'], metrics)}"
@@ -464,12 +469,12 @@ def u5(bench: Bench) -> Audit:
     means = _Means()
     for model in bench.cfg.models:
         cells = {fill: bench.cell(model, "explainer=sise", f"protocol.fill={fill}") for fill in ("black", "mean")}
-        for probes, outputs in bench.images(*cells.values()):
+        for image_id, probes, outputs in bench.images(*cells.values()):
             seen_by = dict(zip(cells, probes, strict=True))
             for fill, cell in cells.items():
                 for output, saliency in zip(outputs, cell.explainer(seen_by[fill], outputs), strict=True):
                     for shown_to, probe in seen_by.items():
-                        means.add((model, fill, shown_to), **_measures(cell, probe, output, saliency))
+                        means.add((model, fill, shown_to), image_id, **_measures(cell, probe, output, saliency))
     columns = ("model", "in SISE", "in Drop% and Increase%")
     rows, shown = means.tables(columns, lambda key: bench.published(key[0], "SISE"))
     verdict = "; ".join([_closest(rows, columns[1:2], ["EBPG", "Bbox"]),
@@ -484,12 +489,12 @@ def u6(bench: Bench) -> Audit:
         kinds = ("log_odds", "softmax_f32")
         cells = {kind: bench.cell(model, "explainer=sise", f"protocol.gradient={kind}") for kind in kinds}
         ones = pairs = 0
-        for probes, outputs in bench.images(*cells.values()):
+        for image_id, probes, outputs in bench.images(*cells.values()):
             confidence = probes[0].scores().float().softmax(0)
             ones, pairs = ones + int((confidence[outputs] == 1.0).sum()), pairs + len(outputs)
             for (kind, cell), probe in zip(cells.items(), probes, strict=True):
                 for output, saliency in zip(outputs, cell.explainer(probe, outputs), strict=True):
-                    means.add((model, kind), **_measures(cell, probe, output, saliency))
+                    means.add((model, kind), image_id, **_measures(cell, probe, output, saliency))
         saturated.append(f"{model}: p rounds to 1 for {ones} of {pairs} pairs ({100 * ones / max(pairs, 1):.1f} %)")
     rows, shown = means.tables(("model", "gradient"), lambda key: bench.published(key[0], "SISE"))
     wide = rows.pivot_table(index=["model", "metric"], columns="gradient", values="mean")
@@ -516,8 +521,13 @@ def difficult_flags(dataset: str) -> dict[str, list[bool]]:
     return {row[0].removeprefix("COCO_val2014_"): [flag.strip() == "1" for flag in row[1:]] for row in rows}
 
 
-def centre_pairs(dataset: Any, ids: Sequence[str]) -> pd.DataFrame:
+def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | None = None) -> pd.DataFrame:
     """What the pointing game of the image's centre, (W/2, H/2), needs to know of every pair.
+
+    Args:
+        dataset: Images and masks.
+        ids: Which images.
+        left_out: Takes the images that cannot be read, see :func:`sise.benchmark.subjects.readable`.
 
     Returns:
         One row per pair: ``image_id``, ``target``; ``hit`` (see `pointing_hit`); ``all`` and ``dif``, whether TorchRay
@@ -527,10 +537,9 @@ def centre_pairs(dataset: Any, ids: Sequence[str]) -> pd.DataFrame:
     """
     flags = difficult_flags(dataset.name) if dataset.name in PAPERS else {}
     rows = []
-    for image_id in tqdm(ids, desc=f"{dataset.name}: centre", unit="image"):
-        if not dataset.targets_of(image_id):  # its annotation cannot be read
-            continue
-        sample = dataset[image_id]
+    ids = [image_id for image_id in ids if dataset.targets_of(image_id)]  # others' annotation cannot be read
+    for sample in readable(dataset, ids, f"{dataset.name}: centre", left_out):
+        image_id = sample.image_id
         hard = sample.info.get("difficult", [False] * len(sample.targets))
         boxes = sample.info.get("boxes", [()] * len(sample.targets))
         for target, mask, difficult, group in zip(sample.targets, sample.masks, hard, boxes, strict=True):
@@ -557,7 +566,7 @@ def pointing_accuracy(pairs: pd.DataFrame, draws: int = 200) -> tuple[float, flo
 
 def v7(bench: Bench) -> Audit:
     """The centre's pointing game, which needs no network, and what masks and boxes cover: a check of the data."""
-    name, pairs = bench.dataset.name, centre_pairs(bench.dataset, bench.ids)
+    name, pairs = bench.dataset.name, centre_pairs(bench.dataset, bench.ids, bench.left_out)
     rows = []
     for subset in ("all", "dif") if name in PAPERS else ("all",):
         chosen = pairs[pairs[subset]]
@@ -566,7 +575,7 @@ def v7(bench: Bench) -> Audit:
         rows.append((f"pointing game, {subset.upper()}", len(chosen), value, error, known))
     for kind in ("mask", "boxes"):
         areas = pairs.set_index("image_id")[kind]
-        error = statistics.paired_standard_error(*statistics.per_image(areas))
+        error = statistics.clustered_standard_error(*statistics.per_image(areas))
         rows.append((f"area of the {kind}", len(areas), areas.mean(), error, None))
     table = pd.DataFrame(rows, columns=["percent", "pairs", "measured", "standard error", "published"])
     table["published"] = table["published"].astype(float)
@@ -605,6 +614,7 @@ def run(cfg: DictConfig, overrides: Sequence[str], asked: Sequence[str]) -> list
     names = list(AUDITS) if "all" in asked else [choose("audit", name, (*AUDITS, "all")) for name in asked]
     bench, done = Bench(cfg, overrides), []
     for name in names:
+        bench.left_out = {}
         bench.limit = cfg.limits[cfg.dataset.budget][name] if cfg.limit is None else cfg.limit
         if not bench.ids:
             raise SuiteError(f"audit={name}: limit={bench.limit} leaves no image; give limit=1 or more")
@@ -634,6 +644,9 @@ def _markdown(audit: Audit, bench: Bench, overrides: Sequence[str]) -> str:
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     verdict = audit.verdict[0].upper() + audit.verdict[1:]
     images = f"{len(bench.ids)} of {len(bench.dataset.ids)} images"
+    if bench.left_out:
+        first = without_folders(next(iter(bench.left_out.values())))
+        images += f", {len(bench.left_out)} of them left out, which could not be read (the first: {first})"
     command = without_folders(shlex.join(["python", "scripts/doctor.py", *overrides]))
     title = f"# Audit {audit.name} on {bench.dataset.name}"
     return f"{title}\n\n{audit.question}\n\n{table}\n\n**{verdict}.**\n\n{images}: `{command}`\n"

@@ -88,7 +88,7 @@ def _family(
             "against": f"{against.explainer}/{against.variant}", "images": len(sums), "pairs": len(common),
             "unpaired": len(values.index.union(base.index)) - len(common), "undefined": len(by_definition),
             "mean": values[common].mean(), "reference mean": base[common].mean(),
-            "standard error": statistics.paired_standard_error(sums, counts), "images higher": signs["higher"],
+            "standard error": statistics.clustered_standard_error(sums, counts), "images higher": signs["higher"],
             "images lower": signs["lower"], "images tied": signs["tied"], "sign p": signs["p"],
         })  # fmt: skip
         summed.append((sums, counts))

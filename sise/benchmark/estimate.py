@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sise.benchmark import runner
 from sise.benchmark.records import RunFolder
+from sise.benchmark.subjects import readable
 from sise.benchmark.timing import synchronise
 from sise.probe import Probe
 from sise.scoring import Scorer, Segment
@@ -142,24 +142,22 @@ def _estimate_group(cells: list[runner.Cell], seconds: float, limit: int | None)
         compile=engine.compile,
     )
     scorer.limit = max(1.0, seconds / 6)
-    for image_id in wanted[:1]:  # the first passes of all are slow
-        warm = runner._probe(cells[0], dataset[image_id], scorer, device)
-        warm.gradients("input", 0)
     found: dict[str, list[tuple[float, float]]] = {c.name: [] for c in cells}
     metrics: list[float] = []
-    begun = time.perf_counter()
     count = min(20, len(wanted))
     chosen = [wanted[i * len(wanted) // count] for i in range(count)]
-    bar = tqdm(chosen, desc=f"estimating {dataset.name} × {model.name}", unit="image")
-    for turn, image_id in enumerate(bar):
-        if turn and time.perf_counter() - begun > seconds * turn / (turn + 1):
+    begun = 0.0
+    for turn, sample in enumerate(readable(dataset, chosen, f"estimating {dataset.name} × {model.name}")):
+        if turn == 0:  # the first passes of all are slow
+            runner._probe(cells[0], sample, scorer, device).gradients("input", 0)
+            begun = time.perf_counter()
+        elif time.perf_counter() - begun > seconds * turn / (turn + 1):
             break  # another one would take longer than there is
-        sample = dataset[image_id]
         probe = runner._probe(cells[0], sample, scorer, device)
         explained = []
         for cell in cells:
             every = cell.cfg.protocol.targets == "all"
-            targets = cell.pairs(image_id) if every else runner._targets(cell, sample, probe)
+            targets = cell.pairs(sample.image_id) if every else runner._targets(cell, sample, probe)
             outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
             if not outputs or not missing[cell.name]:
                 continue

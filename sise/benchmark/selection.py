@@ -20,10 +20,11 @@ import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from tqdm.auto import tqdm
 
 from sise.benchmark import runner
 from sise.benchmark.sheets import command, provenance
+from sise.benchmark.statistics import clustered_standard_error, per_image
+from sise.benchmark.subjects import readable
 from sise.benchmark.tables import LABELS, read_published, status
 from sise.method import ADAPTIVE_RULES, adaptive_threshold, select
 from sise.probe import Probe
@@ -74,8 +75,7 @@ def collect(
     outputs = {name: i for i, name in enumerate(model.classes)}
     rows: list[dict[str, Any]] = []
     scores_of_last = []
-    for image_id in tqdm(dataset.ids[:limit], desc=f"{dataset.name} × {model.name}", unit="image"):
-        sample = dataset[image_id]
+    for sample in readable(dataset, dataset.ids[:limit], f"{dataset.name} × {model.name}"):
         image = model.preprocess(sample.image)[None].to(device)
         probe = Probe(network, image, layers=model.layers, cam_layer=model.cam_layer, gradient=gradient)
         for target in sample.targets:
@@ -83,7 +83,7 @@ def collect(
                 continue
             for position, layer in enumerate(model.layers, 1):
                 scores = probe.gradient_scores(layer, outputs[dataset.classes[target]])
-                head = {"image_id": image_id, "target": target, "layer": position, "name": layer}
+                head = {"image_id": sample.image_id, "target": target, "layer": position, "name": layer}
                 rows += [{**head, **row} for row in _selections(scores, estimator, inclusive)]
                 if position == len(model.layers) and bool(scores.max() > 0):
                     scores_of_last.append((scores / scores.max()).double().cpu().numpy())
@@ -137,7 +137,7 @@ def summarise(
             numbers = [counts.get((method, part), np.nan) for part in wanted]
             theirs = sum(numbers) if len(layers) == 5 else np.nan
             base = sum(counts.get(("SISE", part), np.nan) for part in wanted)
-            error = maps.std(ddof=1) / np.sqrt(len(maps))
+            error = clustered_standard_error(*per_image(maps))
             rows.append({
                 "dataset": dataset, "model": model, "rule": rule, "layer": layer,
                 "name": "" if layer == "sum" else found.loc[found["layer"] == layer, "name"].iloc[0],

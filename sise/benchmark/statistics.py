@@ -1,8 +1,8 @@
 """What the difference of two methods on the same pairs is worth, and whether two orders of methods agree.
 
 Plain functions of numbers; :mod:`sise.benchmark.comparisons` applies them to tables. The pairs (image, target) of one
-image are not independent, so the image is the unit everywhere: the bootstrap resamples images, the sign test counts
-them.
+image are not independent, so the image is the unit everywhere: standard errors take images as clusters, the bootstrap
+resamples them, the sign test counts them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = ["holm", "order_agreement", "paired_bootstrap", "paired_standard_error", "per_image", "sign_test"]
+__all__ = ["clustered_standard_error", "holm", "order_agreement", "paired_bootstrap", "per_image", "sign_test"]
 
 RESAMPLES = 10_000
 FEWEST_IMAGES = 10
@@ -24,24 +24,27 @@ TIE = 1e-9  # differences smaller than this are none: rounding of equal values
 _CHUNK = 4_000_000  # resampled images held at once
 
 
-def per_image(differences: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and numbers of an image's differences.
+def per_image(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and numbers of an image's values, or differences of values.
 
     Args:
-        differences: One per pair; the index's first level is the image.
+        values: One per pair; the index's first level is the image.
 
     Returns:
         ``(sums, counts)``, each (images,).
     """
-    groups = differences.groupby(level=0, sort=True)
+    groups = values.groupby(level=0, sort=True)
     return groups.sum().to_numpy(dtype=np.float64), groups.size().to_numpy(dtype=np.float64)
 
 
-def paired_standard_error(sums: np.ndarray, counts: np.ndarray) -> float:
-    """Standard error of the mean difference over pairs, with images as independent clusters.
+def clustered_standard_error(sums: np.ndarray, counts: np.ndarray) -> float:
+    """Standard error of a mean over pairs, with images as independent clusters.
 
-    ``sqrt(N / (N - 1) * Σ_i (s_i - d n_i)²) / Σ n_i`` for N images with n_i pairs whose differences sum to s_i, and
-    the mean d; with one pair per image that is the standard deviation (N − 1) / √N. NaN for fewer than two images.
+    ``sqrt(N / (N - 1) * Σ_i (s_i - m n_i)²) / Σ n_i`` for N images with n_i pairs whose values sum to s_i, and the
+    mean m; with one pair per image that is the standard deviation (N − 1) / √N. NaN for fewer than two images.
+
+    Args:
+        sums, counts: (images,) from :func:`per_image`.
 
     Reference:
         Cochran, Sampling Techniques, 3rd ed., section 9A (ratio to size of clusters).

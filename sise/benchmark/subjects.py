@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sise.benchmark import runner
 from sise.benchmark.preprocessing import CAFFE_MEAN
@@ -20,10 +22,41 @@ from sise.benchmark.runner import Cell
 from sise.benchmark.tables import LABELS
 from sise.probe import Probe
 from sise.scoring import Scorer
-from sise.types import Sample, SuiteError, choose
+from sise.types import Dataset, Sample, SuiteError, choose
+
+log = logging.getLogger(__name__)
 
 PAPERS = ("voc2007", "coco2014", "severstal")
 """The papers' datasets."""
+
+
+def readable(
+    dataset: Dataset, ids: Sequence[str], description: str, left_out: dict[str, str] | None = None
+) -> Iterator[Sample]:
+    """Images of a dataset one after the other, with a progress bar; those that cannot be read are said and left out.
+
+    Args:
+        dataset: The dataset.
+        ids: Which images.
+        description: Of the bar.
+        left_out: Takes the reason by the id of each image left out.
+
+    Raises:
+        SuiteError: If there are ids and none of them can be read.
+    """
+    left_out = {} if left_out is None else left_out
+    for image_id in tqdm(ids, desc=description, unit="image"):
+        try:
+            sample = dataset[image_id]
+        except Exception as error:
+            left_out[image_id] = f"{type(error).__name__}: {error}"
+            log.warning("%s, image %s is left out: %s", dataset.name, image_id, left_out[image_id])
+            continue
+        yield sample
+    if len(ids) and all(image_id in left_out for image_id in ids):
+        raise SuiteError(
+            f"{dataset.name}: none of {len(ids)} images can be read; the first: {next(iter(left_out.values()))}"
+        )
 
 
 def choose_pairs(

@@ -5,9 +5,9 @@ them up in the paper's order, :func:`measure` makes one cell of records, :func:`
 next to the published number, :func:`rank` finds the best, :func:`foot` says what a reader must know, and ``to_*``
 write it down. :func:`tabulate` does all of it. A table is defined by ``configs/table/<name>.yaml``.
 
-A cell's mean is over (image, target) pairs, each pair's seeds averaged first; its standard error is the pairs'
-standard deviation (n − 1) / √n. Nothing vanishes in a mean: failed pairs, missing values and values that were set by
-definition are counted, and named in the foot.
+A cell's mean is over (image, target) pairs, each pair's seeds averaged first; its standard error takes images as
+independent clusters of pairs (:func:`sise.benchmark.statistics.clustered_standard_error`). Nothing vanishes in a mean:
+failed pairs, missing values and values that were set by definition are counted, and named in the foot.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pandas as pd
 from metrics import arithmetic
 from sise.benchmark.code_version import doubts
 from sise.benchmark.records import RunFolder, without_folders
+from sise.benchmark.statistics import clustered_standard_error, per_image
 from sise.types import SuiteError, choose
 
 __all__ = ["Column", "Run", "Table", "build", "find_runs", "status", "tabulate"]
@@ -201,11 +202,10 @@ def measure(runs: Sequence[Run], metric: str) -> dict[str, Any]:
     ok = ok.assign(value=values)
     per_pair = pair_values(runs, metric)
     per_seed = ok.groupby("seed", dropna=False)["value"].mean().dropna()
-    n = len(per_pair)
     return {
         "mean": per_pair.mean(),
-        "standard error": per_pair.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan,
-        "n": n,
+        "standard error": clustered_standard_error(*per_image(per_pair)),
+        "n": len(per_pair),
         "pairs": ok.groupby(["image_id", "target"]).ngroups,
         "missing": int(values.isna().sum()),
         "undefined": sum(metric in names for names in ok["undefined"] if isinstance(names, list)),
@@ -233,7 +233,7 @@ def status(
         n: Pairs with a value.
         published: The paper's number; NaN = none.
         difference: Measured − published.
-        standard_error: Of the mean; NaN (one pair) counts as 0.
+        standard_error: Of the mean; NaN (one image) counts as 0.
         published_dataset: The records are of the dataset that the number was published for.
         official_weights: The weights are the published checkpoint.
         complete: Every pair of the complete official dataset has a value, in every seed.
@@ -360,9 +360,9 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
     shown = {(m, c): g for m in table.models for c in table.columns if (g := runs_of(runs, m, c))}
     used = [run for group in shown.values() for run in group]
     counts = table.cells["status"].value_counts()
-    notes = ["Cells: mean ± standard error over (image, target) pairs [published value and status]. Bold: best, "
-             "underlined: second best, of the compared explainers; controls take no part. Lower is better for Drop% "
-             "and costs; – is not run."]  # fmt: skip
+    notes = ["Cells: mean over (image, target) pairs ± standard error (images as clusters) [published value and "
+             "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part. Lower "
+             "is better for Drop% and costs; – is not run."]  # fmt: skip
     for key in [key for key in STATUS if key in counts]:
         mark, meaning = STATUS[key]
         notes.append(f"Status {mark + ' ' if mark else ''}{key} ({counts[key]} cells): {meaning}.")
