@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sise.maps import minmax, upsample
 from sise.probe import Probe
-from sise.scoring import _fp32_matmul
+from sise.scoring import allow_tf32
 from sise.types import SuiteError, choose
 
 
@@ -90,4 +90,4 @@ def no_maps(probe: Probe) -> Tensor:
 
 def tf32_as_engine(probe: Probe) -> AbstractContextManager[None]:
     """TF32 off unless the engine runs in less than float32, for passes an explainer makes by itself."""
-    return _fp32_matmul(probe.scorer.precision != "fp32")
+    return allow_tf32(probe.scorer.precision != "fp32")

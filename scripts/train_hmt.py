@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from sise.benchmark import hmt, tutorial
-from sise.benchmark.runner import _device
+from sise.benchmark.runner import choose_device
 from sise.types import SuiteError
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     given = vars(parser.parse_args())
     root, weights, path = given.pop("root"), given.pop("weights"), given.pop("output")
     try:
-        given["device"] = device = _device(given["device"])
+        given["device"] = device = choose_device(given["device"])
         if weights is None:
             right, count = hmt.train(root, path, **given)
             print(f"weights: {path}")

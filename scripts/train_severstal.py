@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from sise.benchmark.runner import _device
+from sise.benchmark.runner import choose_device
 from sise.benchmark.severstal import Severstal
 from sise.benchmark.severstal_training import Settings, evaluate, report, train
 from sise.types import SuiteError
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains, evaluates and writes the confusion matrix."""
     given = vars(arguments)
     settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__})
-    device = _device(arguments.device)
+    device = choose_device(arguments.device)
     dataset = Severstal(
         arguments.root,
         subset="train",

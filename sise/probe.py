@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sise.maps import over_map, upsampled_extrema
-from sise.scoring import Scorer, Segment, _check_scores, _fp32_matmul
+from sise.scoring import Scorer, Segment, allow_tf32, check_scores
 from sise.types import Confidence, GradientScore, SuiteError, choose
 
 CONFIDENCES = ("softmax", "sigmoid", "logit")
@@ -200,7 +200,7 @@ class Probe:
         image, scores, maps = self._run(*([] if layer == "input" else [layer]))
         key = (self._checked(target), of)
         if layer not in self._gradients.get(key, {}):
-            with self._computing(("gradients", *key), backward=1), _fp32_matmul(False), torch.enable_grad():
+            with self._computing(("gradients", *key), backward=1), allow_tf32(False), torch.enable_grad():
                 wanted = {**maps, "input": image} if layer == "input" else maps
                 cut_off = [n for n, tensor in wanted.items() if not (scores.requires_grad and tensor.requires_grad)]
                 if not cut_off:
@@ -540,8 +540,8 @@ class Probe:
                 choose("layer", layer, [m for m, _ in self.network.named_modules() if m])
             with self._computing(("graph",), forward=1):
                 image = self.image.clone().requires_grad_(True)
-                with _fp32_matmul(False), torch.enable_grad(), captured(self.network, wanted) as maps:
-                    scores = _check_scores(self.network(image.clone()), 1)  # it may write into its input
+                with allow_tf32(False), torch.enable_grad(), captured(self.network, wanted) as maps:
+                    scores = check_scores(self.network(image.clone()), 1)  # it may write into its input
                 silent = sorted(wanted - set(maps))
                 if silent:
                     raise SuiteError(

@@ -134,7 +134,7 @@ class Scorer:
         """(N, 3, H, W) network inputs -> (N, K) scores in fp32 with gradients to the inputs, in one batch."""
         scorer = self.exact
         scorer._prepare(inputs[:1].detach())
-        return _check_scores(scorer._runner(inputs.contiguous(memory_format=scorer._memory_format)), len(inputs))
+        return check_scores(scorer._runner(inputs.contiguous(memory_format=scorer._memory_format)), len(inputs))
 
     @cached_property
     def exact(self) -> Scorer:
@@ -178,8 +178,8 @@ class Scorer:
         return best
 
     def _run(self, batch: Tensor) -> Tensor:
-        with torch.inference_mode(), _fp32_matmul(self.precision == "tf32"):
-            return _check_scores(self._runner(batch.to(PRECISIONS[self.precision])), len(batch)).float()
+        with torch.inference_mode(), allow_tf32(self.precision == "tf32"):
+            return check_scores(self._runner(batch.to(PRECISIONS[self.precision])), len(batch)).float()
 
     def _ragged(self, image: Tensor) -> bool:
         """Whether a last, smaller batch may run as it is: not where every shape costs a search or a compilation."""
@@ -214,15 +214,15 @@ class Scorer:
             return
         self._runner = self.network
         if self.lossless or self.precision in ("fp16", "bf16"):
-            with _fp32_matmul(self.precision == "tf32"):
+            with allow_tf32(self.precision == "tf32"):
                 # a clone, since a network may write into its input; before copying, since this pass leaves weights that
                 # are computed in it (weight_norm's) without a graph, which could not be copied
-                expected = _check_scores(self.network(image.clone()), 1).float()
+                expected = check_scores(self.network(image.clone()), 1).float()
             fast = _lossless_copy(self.network) if self.lossless else copy.deepcopy(self.network).eval()
             images = self.lossless and image.ndim == 4  # channels-last is a format of images, not of signals
             memory_format = torch.channels_last if images else torch.contiguous_format
             fast = fast.to(memory_format=memory_format).requires_grad_(False)
-            with _fp32_matmul(self.precision == "tf32"):
+            with allow_tf32(self.precision == "tf32"):
                 try:
                     got = fast(image.clone(memory_format=memory_format)).float()
                     same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
@@ -277,7 +277,7 @@ def _lossless_copy(network: nn.Module) -> nn.Module:
         return copy.deepcopy(network).eval()
 
 
-def _check_scores(scores: object, count: int) -> Tensor:
+def check_scores(scores: object, count: int) -> Tensor:
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != count:
         got = f"{tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise SuiteError(
@@ -292,7 +292,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def _fp32_matmul(tf32: bool) -> Iterator[None]:
+def allow_tf32(tf32: bool) -> Iterator[None]:
     """Switches TF32 on or off for matrix products and convolutions, and back."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

@@ -78,7 +78,7 @@ def test_a_panel_has_a_picture_per_column_and_the_numbers_of_the_records(prepare
     sample = cells[1].dataset["01"]
     probe = shared.probe(sample)
     saliency = shared.explain(cells[1], sample, probe, 1)
-    record = runner._record(cells[1], sample, probe, 1, saliency, {})
+    record = runner.make_record(cells[1], sample, probe, 1, saliency, {})
     words = shown_texts(sheets[0])
     assert f"Ψ {probe.confidence(1):.2f}" in words and "green" in words and "01" in words
     for line in (f"EBPG {100 * record['EBPG']:.0f} %", f"mIoU {100 * record['mIoU']:.0f} %"):

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from test_bad_input import png_that_claims
 from test_datasets import annotation, rectangle, write_coco, write_voc
 
-from sise.benchmark.datasets import COCO2014, VOC2007, _read_image
+from sise.benchmark.datasets import COCO2014, VOC2007, read_image
 from sise.benchmark.severstal import HEIGHT, WIDTH, _strip_mask, _tiles_with, read_csv
 from sise.types import SuiteError
 
@@ -240,7 +240,7 @@ def test_pictures(tmp_path):
         path.write_bytes(mutated(draw.choice(files), draw))
         with quick():
             try:
-                image = _read_image(path, "voc2007", (10, 8))
+                image = read_image(path, "voc2007", (10, 8))
             except SuiteError as error:
                 assert "picture.jpg" in str(error)
                 counts["errors"] += 1

@@ -170,11 +170,11 @@ def test_fill_is_what_masked_pixels_show(config, fill):
     cfg = config("explainer=sise", f"protocol.fill={fill}")
     (cell,) = runner.make_cells([cfg])
     scorer = runner.Scorer(cell.model.network)
-    probe = runner._probe(cell, cell.dataset["00"], scorer, torch.device("cpu"))
+    probe = runner.make_probe(cell, cell.dataset["00"], scorer, torch.device("cpu"))
     nothing = probe.score_masks(torch.zeros(1, *probe.size, dtype=torch.bool))
     colour = {"zero": (0.0,) * 3, "black": cell.model.black, "mean": cell.model.mean}
     if fill == "blur":
-        expected = runner._fill("blur", cell.model, probe.image)
+        expected = runner.make_fill("blur", cell.model, probe.image)
         assert not torch.equal(expected, probe.image)
     else:
         expected = torch.tensor(colour[fill]).view(1, 3, 1, 1).expand_as(probe.image)
@@ -316,8 +316,8 @@ def test_all_targets_of_an_image_are_explained_together(config, monkeypatch):
     file = cell.folder.path / "records.jsonl"
     file.write_text(file.read_text().splitlines()[0] + "\n")  # target 0 of two
     seen = []
-    original = runner._checked
-    monkeypatch.setattr(runner, "_checked", lambda s, *rest: seen.append(len(s)) or original(s, *rest))
+    original = runner.checked_maps
+    monkeypatch.setattr(runner, "checked_maps", lambda s, *rest: seen.append(len(s)) or original(s, *rest))
     _, (cell,) = run(config("explainer=random"), limit=1)
     assert seen == [2] and len(file.read_text().splitlines()) == 2
     assert [r["EBPG"] for r in records(cell).values()] == [r["EBPG"] for r in before.values()]
@@ -326,8 +326,8 @@ def test_all_targets_of_an_image_are_explained_together(config, monkeypatch):
 def test_shards_share_out_the_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert [runner._device("auto", runner.Shard(i, 8)).index for i in range(1, 9)] == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert runner._device("auto").index == 0
+    assert [runner.choose_device("auto", runner.Shard(i, 8)).index for i in range(1, 9)] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert runner.choose_device("auto").index == 0
 
 
 # names that do not exist ---------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def test_checkpoints_of_any_age_still_load(tmp_path):
     torch.save({"w": weights}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
     torch.save({"state_dict": {"w": weights}, "epoch": 3}, tmp_path / "new.pth")
     for name in ("oldest.pth.tar", "old.pth.tar", "new.pth"):
-        assert torch.equal(models._read_state(tmp_path / name)["w"], weights)
+        assert torch.equal(models.read_state(tmp_path / name)["w"], weights)
 
 
 @pytest.mark.parametrize("make", MALICIOUS)

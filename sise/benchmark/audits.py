@@ -100,7 +100,7 @@ class Bench:
         self.cfg = cfg
         self.shared = [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] in groups]
         self.shared += list(cfg.overrides)
-        self.device = runner._device(cfg.device)
+        self.device = runner.choose_device(cfg.device)
         self.left_out: dict[str, str] = {}
         self._models: dict[tuple[str, bool], Model] = {}
 
@@ -147,9 +147,9 @@ class Bench:
         ids = [image_id for image_id in self.ids if cells[0].pairs(image_id)]
         description = f"{self.dataset.name} × {cells[0].cfg.model.name}"
         for sample in readable(self.dataset, ids, description, self.left_out):
-            probes = [runner._probe(cell, sample, scorer, self.device) for cell in cells]
+            probes = [runner.make_probe(cell, sample, scorer, self.device) for cell in cells]
             for probe in probes:
-                probe.seed = runner._seed(0, sample.image_id)
+                probe.seed = runner.image_seed(0, sample.image_id)
             targets = cells[0].pairs(sample.image_id)
             yield sample.image_id, probes, [cells[0].outputs[self.dataset.classes[t]] for t in targets]
 

@@ -88,18 +88,18 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(names)
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 #: File formats that are tried, whatever a file's name says. Not all of Pillow's: it has a program run PostScript.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 
 #: Largest image that is decoded: Pillow's limit, 256 MiB as RGB.
 _MAX_PIXELS = 2**30 // 12
 
 
-def _read_image(
+def read_image(
     path: Path,
     dataset: str,
     size: tuple[int, int] | None = None,
@@ -117,7 +117,7 @@ def _read_image(
         SuiteError: If there is none, it cannot be decoded, or it has another size or more than 89 million pixels.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             if size not in (None, image.size):
                 raise SuiteError(
                     f"{dataset}: {path} is {image.width}x{image.height} pixels, expected {size[0]}x{size[1]}: the "
@@ -153,7 +153,7 @@ def _fill_boxes(boxes: Sequence[Sequence[int]], height: int, width: int) -> np.n
     return mask
 
 
-def _digest(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
     """sha256 (hex) of JSON-able parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-class _Samples:
+class BaseDataset:
     """What all data sets share: ids in order and their targets."""
 
     name: str
@@ -209,7 +209,7 @@ class _Samples:
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        return _digest(*self._content())
+        return digest(*self._content())
 
     def _content(self) -> Sequence[Any]:
         """All that the ground truth depends on, JSON-able."""
@@ -296,7 +296,7 @@ def _numbers(picture: Image.Image) -> np.ndarray:
     return np.array(picture)
 
 
-class VOC2007(_Samples):
+class VOC2007(BaseDataset):
     """PASCAL VOC 2007 in its official folders: one target per class of an image, masks from boxes (PROTOCOL E2).
 
     Below ``root`` (which may also be ``VOCdevkit`` or ``VOC2007`` itself)::
@@ -355,7 +355,7 @@ class VOC2007(_Samples):
         self.ids = tuple(self._targets)
         if not self._annotations:
             raise SuiteError(
-                f"{self.name}: {self.folder} lists {_plural(len(self.listed), 'image')} for split={split}, of which "
+                f"{self.name}: {self.folder} lists {plural(len(self.listed), 'image')} for split={split}, of which "
                 f"{len(self._without_annotation)} have no annotation, {len(self._unreadable)} a malformed one and "
                 f"{len(self._without_mask)} no mask: nothing is left; "
                 + next(iter(self._unreadable.values()), self._how_to_get())
@@ -445,7 +445,7 @@ class VOC2007(_Samples):
         path = self._mask_file(image_id)
         if path is None:
             raise SuiteError(f"{self.name}: expected {self.folder / 'SegmentationClass' / (image_id + '.png')}")
-        values = _read_image(path, self.name, (width, height), _numbers)
+        values = read_image(path, self.name, (width, height), _numbers)
         if path.parent.name == "SegmentationClass":
             return np.stack([values == target + 1 for target in self.targets_of(image_id)])
         indices = self._annotations[image_id]["indices"]
@@ -467,7 +467,7 @@ class VOC2007(_Samples):
         """
         targets = self._readable(image_id)
         annotation = self._annotations[image_id]
-        image = _read_image(self.folder / "JPEGImages" / f"{image_id}.jpg", self.name, annotation["size"])
+        image = read_image(self.folder / "JPEGImages" / f"{image_id}.jpg", self.name, annotation["size"])
         boxes = [self._boxes(image_id, target) for target in targets]
         try:
             if self.ground_truth == "masks":
@@ -496,20 +496,20 @@ class VOC2007(_Samples):
             (complete, message): complete if images, pairs and pairs per class are the published ones and every image
             file is there.
         """
-        found = f"{_plural(len(self.listed), 'image')}, {_plural(self.pairs, 'pair')}"
+        found = f"{plural(len(self.listed), 'image')}, {plural(self.pairs, 'pair')}"
         if self.split != "test" or self.classes != VOC_CLASSES:
             return False, f"{found}: no published counts for split={self.split}; {_NOT_COMPARABLE}"
         gaps = []
         if self._without_annotation:
-            gaps.append(f"{_plural(len(self._without_annotation), 'listed image')} without annotation left out")
+            gaps.append(f"{plural(len(self._without_annotation), 'listed image')} without annotation left out")
         if self._unreadable:
-            gaps.append(f"{_plural(len(self._unreadable), 'listed image')} with a malformed annotation will fail")
+            gaps.append(f"{plural(len(self._unreadable), 'listed image')} with a malformed annotation will fail")
         if self._without_mask:
-            gaps.append(f"{_plural(len(self._without_mask), 'listed image')} without mask left out")
+            gaps.append(f"{plural(len(self._without_mask), 'listed image')} without mask left out")
         files = {entry.name for entry in os.scandir(self.folder / "JPEGImages")} if self._has_images() else set()
         missing = sum(f"{image_id}.jpg" not in files for image_id in self.listed)
         if missing:
-            gaps.append(f"{_plural(missing, 'image file')} missing")
+            gaps.append(f"{plural(missing, 'image file')} missing")
         expected = [plain + (hard if self.difficult else 0) for plain, hard in _VOC_TEST_PAIRS]
         counts = self._class_counts()
         if len(self.listed) == _VOC_TEST_IMAGES and counts == expected and not gaps:
@@ -517,7 +517,7 @@ class VOC2007(_Samples):
         total = sum(expected)
         if len(self.listed) == _VOC_TEST_IMAGES and self.pairs == total and counts != expected:
             name, got, want = next(row for row in zip(self.classes, counts, expected, strict=True) if row[1] != row[2])
-            gaps.append(f"{name} has {_plural(got, 'pair')}, published {want}")
+            gaps.append(f"{name} has {plural(got, 'pair')}, published {want}")
         note = f" ({'; '.join(gaps)})" if gaps else ""
         return False, (
             f"{len(self.listed)} of {_VOC_TEST_IMAGES} images, {self.pairs} of {total} pairs{note}: partial tree; "
@@ -602,7 +602,7 @@ def _coco_box(box: Sequence[float]) -> tuple[int, int, int, int]:
     return math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
 
 
-class COCO2014(_Samples):
+class COCO2014(BaseDataset):
     """MS COCO 2014 in its official folders: one target per class of an image, masks from segmentations (PROTOCOL E3).
 
     Below ``root`` (or ``root/coco2014``, ``root/coco``)::
@@ -657,7 +657,7 @@ class COCO2014(_Samples):
         self.ids = tuple(self._targets)
         if not any(self._targets.values()):
             raise SuiteError(
-                f"{name}: {self._file} annotates no object in {_plural(len(self.listed), 'image')}"
+                f"{name}: {self._file} annotates no object in {plural(len(self.listed), 'image')}"
                 + "".join(f"; {reason}" for reason in list(self._unreadable.values())[:1])
             )
         if verify:
@@ -728,7 +728,7 @@ class COCO2014(_Samples):
         path = self.folder / self.split / Path(facts["file_name"]).name
         masks, boxes, crowd = [], [], []
         try:
-            image = _read_image(path, self.name, (facts["width"], facts["height"]))
+            image = read_image(path, self.name, (facts["width"], facts["height"]))
             for target in targets:
                 objects = [annotation for annotation in self._objects[image_id] if self._index(annotation) == target]
                 boxes.append(tuple(_coco_box(annotation["bbox"]) for annotation in objects))
@@ -758,21 +758,21 @@ class COCO2014(_Samples):
         Returns:
             (complete, message): complete if there are 40504 images, all there, 40137 of them with annotations.
         """
-        found = f"{_plural(len(self.listed), 'image')}, {_plural(self.pairs, 'pair')}"
+        found = f"{plural(len(self.listed), 'image')}, {plural(self.pairs, 'pair')}"
         if self.split != "val2014":
             return False, f"{found}: no published counts for split={self.split}; {_NOT_COMPARABLE}"
         images = self.folder / self.split
         files = {entry.name for entry in os.scandir(images)} if images.is_dir() else set()
         missing = sum(Path(str(facts.get("file_name"))).name not in files for facts in self._images.values())
-        gaps = [f"{_plural(missing, 'image file')} missing"] if missing else []
+        gaps = [f"{plural(missing, 'image file')} missing"] if missing else []
         if self._unreadable:
-            gaps.append(f"{_plural(len(self._unreadable), 'image')} with a malformed annotation will fail")
+            gaps.append(f"{plural(len(self._unreadable), 'image')} with a malformed annotation will fail")
         if (len(self.listed), len(self.ids)) == (_COCO_VAL_IMAGES, _COCO_VAL_ANNOTATED) and not gaps:
             return True, f"{found}: the complete val2014"
         note = f" ({'; '.join(gaps)})" if gaps else ""
         return False, (
             f"{len(self.listed)} of {_COCO_VAL_IMAGES} images, {len(self.ids)} of {_COCO_VAL_ANNOTATED} annotated, "
-            f"{_plural(self.pairs, 'pair')}{note}: partial tree; {_NOT_COMPARABLE}"
+            f"{plural(self.pairs, 'pair')}{note}: partial tree; {_NOT_COMPARABLE}"
         )
 
     def _content(self) -> Sequence[Any]:
@@ -826,13 +826,13 @@ class Shapes(VOC2007):
 
     def verify_counts(self) -> tuple[bool, str]:
         """Always complete: the scenes were drawn here."""
-        return True, f"{_plural(len(self.listed), 'generated scene')} (seed {self.seed}), {_plural(self.pairs, 'pair')}"
+        return True, f"{plural(len(self.listed), 'generated scene')} (seed {self.seed}), {plural(self.pairs, 'pair')}"
 
 
 # --- photos inside packages -------------------------------------------------------------------------------------------
 
 
-class Photos(_Samples):
+class Photos(BaseDataset):
     """Real photos that install with Python packages, with hand-drawn boxes of ImageNet classes.
 
     They are listed with their credits in ``photos/photos.csv``: one row per box; ``crop`` is the part of the photo
@@ -916,7 +916,7 @@ class Photos(_Samples):
         """
         targets = self.targets_of(image_id)
         photo = self._photos[image_id]
-        image = _read_image(photo["path"], self.name)
+        image = read_image(photo["path"], self.name)
         crop = photo["source"][3] or (0, 0, *image.size)
         boxes = [tuple(photo["boxes"][target]) for target in targets]
         try:
@@ -935,7 +935,7 @@ class Photos(_Samples):
         Returns:
             (complete, message); the message names what is missing and why.
         """
-        found = f"{_plural(len(self.ids), 'photo')}, {_plural(self.pairs, 'pair')}"
+        found = f"{plural(len(self.ids), 'photo')}, {plural(self.pairs, 'pair')}"
         if not self._left_out:
             return True, f"{found} of installed packages"
         return False, f"{found}; left out: {self._reasons()}"

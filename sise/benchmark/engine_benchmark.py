@@ -41,7 +41,7 @@ from sise.fusion import fuse
 from sise.maps import upsample
 from sise.method import ada_sise, live, select, sise, visualize
 from sise.probe import EPSILON, Probe
-from sise.scoring import Scorer, Segment, _fp32_matmul
+from sise.scoring import Scorer, Segment, allow_tf32
 
 GOALS = {("resnet50", "fp32"): 0.45, ("vgg16", "fp32"): 0.70, ("resnet50", "bf16"): 0.25, ("vgg16", "bf16"): 0.35}
 """Time of a masked pass on a CPU over that of a plain eager fp32 one, at most."""
@@ -90,7 +90,7 @@ def engine_actions(
     size = batch or (64 if place.type == "cuda" else 32)
 
     def plain(by: int) -> Tensor:
-        with torch.no_grad(), _fp32_matmul(False):
+        with torch.no_grad(), allow_tf32(False):
             return torch.cat([of.network(of.image * part[:, None]) for part in full.split(by)])
 
     scorers = {name: Scorer(of.network, batch_size=size, **kind) for name, kind in runners(place, compile).items()}
@@ -533,7 +533,7 @@ def explain_in(
     cell: runner.Cell, sample: Any, scorer: Scorer, device: torch.device
 ) -> tuple[dict[str, Any], list[dict[str, float]], float]:
     """SISE of one image with one engine: what precision may change, the metrics per class, and the time."""
-    probe = runner._probe(cell, sample, scorer, device)
+    probe = runner.make_probe(cell, sample, scorer, device)
     targets = cell.pairs(sample.image_id)
     outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
     measured = timed(lambda: (cell.explainer(probe, outputs),), device)
@@ -546,7 +546,7 @@ def explain_in(
             scores.append(probe.masked_scores(layer, channels)[:, outputs].cpu())
         blank = torch.zeros(probe.size)
         maps += [blank if m is None else m.cpu() for m in visualize(probe, layer, outputs, used)]
-    records = [runner._record(cell, sample, probe, t, s, {}) for t, s in zip(targets, saliency, strict=True)]
+    records = [runner.make_record(cell, sample, probe, t, s, {}) for t, s in zip(targets, saliency, strict=True)]
     names = [name for group in cell.metrics for name in group]
     metrics = [{name: float(r[name]) for name in names} for r in records]
     state = {"scores": torch.cat(scores), "maps": torch.stack(maps), "saliency": saliency.cpu()}

@@ -132,7 +132,7 @@ def _estimate_group(cells: list[runner.Cell], seconds: float, limit: int | None)
     dataset, model = cells[0].dataset, cells[0].model
     missing = {c.name: [i for i in dataset.ids[:limit] if c.missing(i)] for c in cells}
     wanted = sorted({i for ids in missing.values() for i in ids}, key=dataset.ids.index)
-    device = runner._device(cells[0].cfg.device)
+    device = runner.choose_device(cells[0].cfg.device)
     engine = cells[0].cfg.engine
     scorer = CountingScorer(
         model.network.to(device),
@@ -149,15 +149,15 @@ def _estimate_group(cells: list[runner.Cell], seconds: float, limit: int | None)
     begun = 0.0
     for turn, sample in enumerate(readable(dataset, chosen, f"estimating {dataset.name} × {model.name}")):
         if turn == 0:  # the first passes of all are slow
-            runner._probe(cells[0], sample, scorer, device).gradients("input", 0)
+            runner.make_probe(cells[0], sample, scorer, device).gradients("input", 0)
             begun = time.perf_counter()
         elif time.perf_counter() - begun > seconds * turn / (turn + 1):
             break  # another one would take longer than there is
-        probe = runner._probe(cells[0], sample, scorer, device)
+        probe = runner.make_probe(cells[0], sample, scorer, device)
         explained = []
         for cell in cells:
             every = cell.cfg.protocol.targets == "all"
-            targets = cell.pairs(sample.image_id) if every else runner._targets(cell, sample, probe)
+            targets = cell.pairs(sample.image_id) if every else runner.targets_to_explain(cell, sample, probe)
             outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
             if not outputs or not missing[cell.name]:
                 continue
@@ -203,10 +203,10 @@ def _measure(
 def _measure_metrics(explained: list[tuple], sample: Any, probe: Probe, scorer: CountingScorer) -> float:
     skipped = scorer.skipped
     begun = time.perf_counter()
-    runner._remember_faithfulness_passes(explained, probe)
+    runner.remember_faithfulness_passes(explained, probe)
     for cell, targets, saliency, costs in explained:
         for target, one in zip(targets, saliency, strict=True):
-            runner._record(cell, sample, probe, target, one, costs)
+            runner.make_record(cell, sample, probe, target, one, costs)
     synchronise(probe.device)
     return time.perf_counter() - begun + (scorer.skipped - skipped) * scorer.seconds_per_pass
 

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from metrics import keep_mask
 from sise.benchmark import runner
-from sise.benchmark.datasets import _FORMATS
+from sise.benchmark.datasets import IMAGE_FORMATS
 from sise.benchmark.figures import visualization_maps
 from sise.benchmark.preprocessing import to_rgb
 from sise.benchmark.runner import Cell
@@ -108,10 +108,10 @@ def read_image(path: Path) -> Image.Image:
         SuiteError: If it cannot be decoded.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # a damaged file can raise anything
-        raise SuiteError(f"{path} is not a readable image ({error}); expected {', '.join(_FORMATS)}.") from error
+        raise SuiteError(f"{path} is not a readable image ({error}); expected {', '.join(IMAGE_FORMATS)}.") from error
 
 
 def find_targets(asked: Any, classes: Sequence[str]) -> list[int] | None:
@@ -187,7 +187,7 @@ class Explaining:
         choose("protocol.fill", self.cfg.protocol.fill, runner.FILLS)
         self.model: Model = instantiate(self.cfg.model.loader)
         self.cells = [Cell(cfg, None, self.model) for cfg in configs]
-        self.device = runner._device(self.cfg.device)
+        self.device = runner.choose_device(self.cfg.device)
         self.network = self.model.network.to(self.device)
         self.note = provenance("other data", self.device)
         named = dict.fromkeys(filter(None, (*self.model.layers, self.model.cam_layer)))
@@ -226,7 +226,7 @@ class Explaining:
             cam_layer=self.model.cam_layer or None,
             confidence=protocol.confidence,
             gradient=protocol.gradient,
-            fill=runner._fill(protocol.fill, self.model, pixels),
+            fill=runner.make_fill(protocol.fill, self.model, pixels),
             scorer=self.scorer,
             seed=self.cfg.seed,
         )
@@ -237,7 +237,7 @@ class Explaining:
         for cell in self.cells:
             with probe.bill() as bill:
                 saliency = cell.explainer(probe, targets)
-            saliency = runner._checked(saliency, probe, len(targets), self.cfg.protocol.on_nan)
+            saliency = runner.checked_maps(saliency, probe, len(targets), self.cfg.protocol.on_nan)
             costs = {"seconds": bill.seconds, "forward_passes": bill.forward, "backward_passes": bill.backward}
             kept = probe.to_confidence(probe.score_masks(torch.stack([keep_mask(s, fraction=KEPT) for s in saliency])))
             for i, target in enumerate(targets):

@@ -78,7 +78,7 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     kind = choose("figure", cfg.figure, FIGURES)
     first = cells[0]
     pairs = choose_pairs(first, cfg.count, cfg.seed, images=cfg.images, classes=cfg.classes)
-    note = provenance(status(cells), runner._device(cfg.device))
+    note = provenance(status(cells), runner.choose_device(cfg.device))
     protocol = "" if first.cfg.protocol.name == "paper" else f"_{first.cfg.protocol.name}"
     files = []
     for name, made in draws[kind](cfg, cells, pairs).items():
@@ -121,7 +121,7 @@ def panel(cfg: DictConfig, cells: Sequence[Cell], pairs: Sequence[tuple[str, int
         outline(rows.picture(row, 1, dimmed(picture, mask), [image_id, _share(mask)]), mask)
         for column, cell in enumerate(cells, 2):
             saliency = shared.explain(cell, sample, probe, target)
-            record = runner._record(cell, sample, probe, target, saliency, {})
+            record = runner.make_record(cell, sample, probe, target, saliency, {})
             lines = [_metric(record, name) for name in captions]
             defined |= any(name in record["undefined"] for name in captions)
             outline(rows.picture(row, column, overlay(picture, saliency), lines), mask)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from sise.benchmark import tutorial
-from sise.benchmark.datasets import _digest, _plural, _read_image, _Samples
+from sise.benchmark.datasets import BaseDataset, digest, plural, read_image
 from sise.benchmark.models import SuiteModel, weights_hash
 from sise.benchmark.preprocessing import Preprocessing
 from sise.types import Sample, SuiteError, choose
@@ -34,7 +34,7 @@ FOLDERS = tuple(f"{number:02d}_{name.upper()}" for number, name in enumerate(CLA
 #: The tutorial's split of 625 tiles per class: 563 to train on (4504 in all), 62 to test (496).
 TEST_TILES, TILES = 62, 625
 
-#: `_digest` of the names of the course's 496 test tiles, and `weights_hash` of its own VGG-7 (``HMT.h5``).
+#: `digest` of the names of the course's 496 test tiles, and `weights_hash` of its own VGG-7 (``HMT.h5``).
 COURSE_TEST = "56c540c7e952256e6ba95e6208f1b573d5b2f849a0d01f2d6f359a1b85c19a17"
 COURSE_WEIGHTS = "2c2563bd89136c0ab9176fc59c591d2c1ea4f1681330eaf927fe10efade5c924"
 
@@ -54,7 +54,7 @@ def split(count: int, *seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
 
 
-class HMT(_Samples):
+class HMT(BaseDataset):
     """Histology tiles, one tissue each; the id of a tile is its folder and file name, without the suffix.
 
     The layout is the course's, ``HMT_train`` and ``HMT_test`` with a folder per class, or Kather's own, the eight
@@ -116,13 +116,13 @@ class HMT(_Samples):
             SuiteError: If the id is unknown or the tile cannot be read.
         """
         targets = self.targets_of(image_id)
-        tile = _read_image(self._paths[image_id], self.name)
+        tile = read_image(self._paths[image_id], self.name)
         return Sample(image_id, tile, targets, np.ones((1, tile.height, tile.width), dtype=bool))
 
     def verify_counts(self) -> tuple[bool, str]:
         """Whether these are the course's 496 test tiles, judged by their names."""
-        found = f"{_plural(len(self._found), 'tile')} of the {self.part} part"
-        if self.part == "test" and _digest(self._found) == COURSE_TEST:
+        found = f"{plural(len(self._found), 'tile')} of the {self.part} part"
+        if self.part == "test" and digest(self._found) == COURSE_TEST:
             return True, f"{found}, the course's own"
         return False, f"{found}, not the course's own 496 test tiles: results are not comparable to the published ones"
 

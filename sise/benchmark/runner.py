@@ -150,7 +150,7 @@ class Cell:
         every = [(i, t) for i in self.dataset.ids for t in self.dataset.targets_of(i)]
         left_out = sorted({self.dataset.classes[t] for _, t in every} - set(self.outputs))
         pairs = sum(self.dataset.classes[t] in self.outputs for _, t in every)
-        notes = list(_budget_notes(cfg))
+        notes = list(budget_notes(cfg))
         if left_out:
             notes.append(f"{len(every) - pairs} pairs left out, the network has no such class: {', '.join(left_out)}")
         if not complete and counts:
@@ -315,7 +315,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
             if cells:
                 log.info("%s on %s: nothing missing", model.name, dataset.name)
             return 0
-        device = _device(cells[0].cfg.device, shard)
+        device = choose_device(cells[0].cfg.device, shard)
         engine = cells[0].cfg.engine
         scorer = Scorer(
             model.network.to(device),
@@ -325,7 +325,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
             compile=engine.compile,
             steady=True,
         )
-        cache = _score_cache(cells[0], device) if engine.cache else None
+        cache = make_score_cache(cells[0], device) if engine.cache else None
         for cell in cells:
             settings = {"engine": OmegaConf.to_container(engine), "code": code_of(_identity_config(cell.cfg))}
             cell.folder.add_environment(environment(device) | settings)
@@ -341,7 +341,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
                 break
             try:
                 sample = dataset[image_id]
-                probe = _probe(cells[0], sample, scorer, device)
+                probe = make_probe(cells[0], sample, scorer, device)
             except UnknownName:
                 raise
             except Exception as error:
@@ -373,14 +373,14 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
         bar.set_postfix_str(cell.cfg.explainer.name)
         targets = cell.missing(sample.image_id)
         try:
-            targets = _targets(cell, sample, probe)
+            targets = targets_to_explain(cell, sample, probe)
             if not targets:
                 continue
             outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
-            probe.seed = _seed(cell.cfg.seed, sample.image_id)
+            probe.seed = image_seed(cell.cfg.seed, sample.image_id)
             with probe.bill() as bill:
                 saliency = cell.explainer(probe, outputs)
-            saliency = _checked(saliency, probe, len(targets), cell.cfg.protocol.on_nan)
+            saliency = checked_maps(saliency, probe, len(targets), cell.cfg.protocol.on_nan)
         except UnknownName as error:  # a setting, not this image, is wrong
             with _problems_of([cell]):
                 raise error
@@ -397,10 +397,10 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
         explained.append((cell, targets, saliency, costs))
     if explained:
         with suppress(Exception):  # what fails here fails again below, for its own cell
-            _remember_faithfulness_passes(explained, probe)
+            remember_faithfulness_passes(explained, probe)
     for cell, targets, saliency, costs in explained:
         try:
-            records = [_record(cell, sample, probe, t, s, costs) for t, s in zip(targets, saliency, strict=True)]
+            records = [make_record(cell, sample, probe, t, s, costs) for t, s in zip(targets, saliency, strict=True)]
         except Exception as error:
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue
@@ -409,7 +409,10 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
     return failed
 
 
-def _record(cell: Cell, sample: Sample, probe: Probe, target: int, saliency: Tensor, costs: dict[str, Any]) -> Record:
+def make_record(
+    cell: Cell, sample: Sample, probe: Probe, target: int, saliency: Tensor, costs: dict[str, Any]
+) -> Record:
+    """One pair's record: its metrics on a map (H, W), what it cost, and the facts that tables need."""
     output = cell.outputs[cell.dataset.classes[target]]
     mask = probe.ground_truth[output]
     localization, faithfulness = cell.metrics
@@ -432,7 +435,7 @@ def _record(cell: Cell, sample: Sample, probe: Probe, target: int, saliency: Ten
     return record
 
 
-def _remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> None:
+def remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> None:
     """Scores the kept pixels of all maps in one batch; the metrics then find them in the probe's memory."""
     kept = []
     for cell, _, saliency, _ in explained:
@@ -467,7 +470,8 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
 # ---------------------------------------------------------------------- parts of a probe
 
 
-def _score_cache(cell: Cell, device: torch.device) -> ScoreCache:
+def make_score_cache(cell: Cell, device: torch.device) -> ScoreCache:
+    """The score cache of a cell's network and protocol, below its ``outputs``."""
     return ScoreCache(
         Path(cell.cfg.outputs) / ".scores",
         cell.model.weights_hash,
@@ -479,7 +483,8 @@ def _score_cache(cell: Cell, device: torch.device) -> ScoreCache:
     )
 
 
-def _probe(cell: Cell, sample: Sample, scorer: Scorer, device: torch.device) -> Probe:
+def make_probe(cell: Cell, sample: Sample, scorer: Scorer, device: torch.device) -> Probe:
+    """A sample as a cell's network sees it, with its ground-truth masks."""
     model, protocol = cell.model, cell.cfg.protocol
     image = model.preprocess(sample.image)[None].to(device)
     probe = Probe(
@@ -489,7 +494,7 @@ def _probe(cell: Cell, sample: Sample, scorer: Scorer, device: torch.device) -> 
         cam_layer=model.cam_layer,
         confidence=protocol.confidence,
         gradient=protocol.gradient,
-        fill=_fill(protocol.fill, model, image),
+        fill=make_fill(protocol.fill, model, image),
         scorer=scorer,
         classes=len(model.classes),
     )
@@ -510,7 +515,7 @@ class _Masks(dict):
         return torch.zeros(self.size, dtype=torch.bool, device=self.device)
 
 
-def _fill(kind: str, model: Model, image: Tensor) -> Tensor | None:
+def make_fill(kind: str, model: Model, image: Tensor) -> Tensor | None:
     """PROTOCOL M5: the network input of masked pixels."""
     if kind == "zero":
         return None
@@ -522,7 +527,7 @@ def _fill(kind: str, model: Model, image: Tensor) -> Tensor | None:
     return torch.tensor(colour, dtype=image.dtype, device=image.device).view(1, -1, *[1] * (image.ndim - 2))
 
 
-def _targets(cell: Cell, sample: Sample, probe: Probe) -> list[int]:
+def targets_to_explain(cell: Cell, sample: Sample, probe: Probe) -> list[int]:
     """PROTOCOL M8: which classes of the image are explained; all of them, also where only one record is missing."""
     kind = cell.cfg.protocol.targets
     if kind == "all":
@@ -537,7 +542,8 @@ def _targets(cell: Cell, sample: Sample, probe: Probe) -> list[int]:
     return [t for t in pairs if cell.outputs[cell.dataset.classes[t]] in best]
 
 
-def _checked(saliency: Tensor, probe: Probe, count: int, on_nan: str) -> Tensor:
+def checked_maps(saliency: Tensor, probe: Probe, count: int, on_nan: str) -> Tensor:
+    """Maps (T, H, W) as float32, if their shape is the image's; NaN is an error or zero (``protocol.on_nan``)."""
     expected = (count, *probe.size)
     if tuple(saliency.shape) != expected:
         raise SuiteError(f"the explainer returned shape {tuple(saliency.shape)}; expected (T, H, W) = {expected}.")
@@ -552,12 +558,13 @@ def _checked(saliency: Tensor, probe: Probe, count: int, on_nan: str) -> Tensor:
     return saliency.detach().float()
 
 
-def _seed(seed: int, image_id: str) -> int:
+def image_seed(seed: int, image_id: str) -> int:
     """One seed per (seed, image), so that a map does not depend on the order or the machine it is made in."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}".encode()).digest()[:4], "big")
 
 
-def _device(name: str, shard: Shard = EVERYTHING) -> torch.device:
+def choose_device(name: str, shard: Shard = EVERYTHING) -> torch.device:
+    """``cpu``, ``cuda:1``, ...; ``auto`` takes a GPU if there is one, and shares GPUs out among shards."""
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -587,7 +594,7 @@ def _identity_config(cfg: DictConfig) -> dict[str, Any]:
     return without_places(kept)
 
 
-def _budget_notes(cfg: DictConfig) -> Iterator[str]:
+def budget_notes(cfg: DictConfig) -> Iterator[str]:
     """Says where a run departs from its preset or from the paper's budget: it can't count as a reproduction then."""
     paper = ("explainer.call.n_masks", "explainer.call.max_iter")  # said below
     changed = [d for d in cfg.departures if not d.startswith(paper)]

@@ -66,7 +66,7 @@ def records(cells: Sequence[Cell], pairs: Sequence[tuple[str, int]], seed: int) 
         for i, (sample, pair) in enumerate(zip(samples, pairs, strict=True)):
             bar.set_postfix_str(f"{stage}, image {i + 1} of {len(pairs)}")
             # other random numbers for each image, so that the standard error covers them too
-            shared = Shared(cells, make(runner._seed(seed, sample.image_id))) if make else trained
+            shared = Shared(cells, make(runner.image_seed(seed, sample.image_id))) if make else trained
             probe = shared.probe(sample)
             for cell in cells:
                 label = cell.cfg.explainer.label

@@ -246,7 +246,7 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
         gradient=cfg.protocol.gradient,
         estimator=cfg.protocol.ada_sise.estimator,
         inclusive=cfg.protocol.ada_sise.inclusive,
-        device=runner._device(cfg.device),
+        device=runner.choose_device(cfg.device),
     )
     names = {"dataset": dataset.name, "model": cfg.model.name}
     official = getattr(model, "official", False)
@@ -260,7 +260,7 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
     if scores.size:
         files.append(results / "figures" / f"ada_sise_fig1_{suffix}.png")
         note = provenance(
-            "shown" if official and dataset.name == "voc2007" else "other data", runner._device(cfg.device)
+            "shown" if official and dataset.name == "voc2007" else "other data", runner.choose_device(cfg.device)
         )
         histogram(scores, found, **names).savefig(files[-1], dpi=130, metadata={"Comment": note})
     print(to_markdown(table))

@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from sise.benchmark.datasets import _digest, _plural, _read_image, _Samples
-from sise.benchmark.models import SuiteModel, _load_state, _model, _read_state, _sha256
+from sise.benchmark.datasets import BaseDataset, digest, plural, read_image
+from sise.benchmark.models import SuiteModel, _load_state, _model, _sha256, read_state
 from sise.benchmark.preprocessing import Preprocessing
 from sise.types import Sample, SuiteError, choose
 
@@ -173,7 +173,7 @@ def split(count: int, seed: int, share: float) -> tuple[np.ndarray, np.ndarray]:
 # --- the data set -----------------------------------------------------------------------------------------------------
 
 
-class Severstal(_Samples):
+class Severstal(BaseDataset):
     """The recast Severstal data set: one target per tile, its mask the defect's pixels (empty for "no defect").
 
     Below ``root`` (or ``root/severstal``), as Kaggle delivers it::
@@ -236,7 +236,7 @@ class Severstal(_Samples):
         self.strips = tuple(sorted(strip for strip in strips if strip in files))
         if not self.strips:
             raise SuiteError(
-                f"{name}: {self.folder / 'train.csv'} lists {_plural(len(strips), 'strip')}, none of which is in "
+                f"{name}: {self.folder / 'train.csv'} lists {plural(len(strips), 'strip')}, none of which is in "
                 f"{self.folder / 'train_images'}; {HOW_TO_GET}"
             )
         means = self._tile_means({strip: files[strip] for strip in self.strips}, cache, progress)
@@ -259,7 +259,7 @@ class Severstal(_Samples):
         """(strips, 6) mean grey values, of the cache or of the images."""
         file = None
         if cache is not None:
-            file = Path(cache) / f"tile-means-{_digest(sorted(sizes.items()))[:24]}.npy"
+            file = Path(cache) / f"tile-means-{digest(sorted(sizes.items()))[:24]}.npy"
             try:
                 known = np.load(file, allow_pickle=False)
                 if known.dtype == np.float64 and known.shape == (len(sizes), TILES) and np.isfinite(known).all():
@@ -284,7 +284,7 @@ class Severstal(_Samples):
         return means
 
     def _strip(self, strip: str) -> Image.Image:
-        return _read_image(self.folder / "train_images" / strip, self.name, (WIDTH, HEIGHT))
+        return read_image(self.folder / "train_images" / strip, self.name, (WIDTH, HEIGHT))
 
     def _means_of(self, strip: str) -> np.ndarray:
         grey = np.asarray(self._strip(strip).convert("L"), dtype=np.float64)[:, OFFSET : OFFSET + TILES * TILE]
@@ -338,7 +338,7 @@ class Severstal(_Samples):
         """One sentence: strips, tiles, and what was left out."""
         d = self.dropped
         return (
-            f"{_plural(len(self.strips), 'strip')}, {_plural(TILES * len(self.strips), 'tile')}; left out: "
+            f"{plural(len(self.strips), 'strip')}, {plural(TILES * len(self.strips), 'tile')}; left out: "
             f"{d['black']} with a mean below {self.recast['black_below']:g} ({d['black with a defect']} of them with a "
             f"defect), {d['two defects']} with two kinds of defect; left: {len(self.labels)}"
         )
@@ -378,7 +378,7 @@ class Severstal(_Samples):
         if self.subset == "evaluation" and len(self.ids) != EVALUATION:
             gaps.append(f"evaluation subset: {len(self.ids)} tiles, published {EVALUATION}")
         if not gaps:
-            return True, f"{_plural(len(self.ids), 'tile')} of the complete recast, counts as in SISE Table 3"
+            return True, f"{plural(len(self.ids), 'tile')} of the complete recast, counts as in SISE Table 3"
         found = f"{len(self.labels)} of {sum(TABLE_3)} tiles"
         if self.recast["all_12568"]:
             advice = "the published counts fit only the strips with a defect (dataset.loader.all_12568=false)"
@@ -388,7 +388,7 @@ class Severstal(_Samples):
                 advice += "; the strips are complete, so it is the threshold of black tiles, which the paper does not "
                 advice += f"give: try dataset.loader.black_below other than {self.recast['black_below']:g}"
         else:
-            missing = f", {_plural(self._without_file, 'listed file')} missing" if self._without_file else ""
+            missing = f", {plural(self._without_file, 'listed file')} missing" if self._without_file else ""
             advice = f"partial tree, {len(self.strips)} of {LISTED_IMAGES} strips with a defect{missing}"
         return False, f"{found}: {advice}; results are not comparable to the paper's"
 
@@ -463,7 +463,7 @@ def network(
             f"expected a trained network at {path}, found none (the paper's weights are not published); train it: "
             f"python scripts/train_severstal.py --root <folder of train.csv>, or give a file: model.weights=<file>"
         )
-    state = _read_state(path)
+    state = read_state(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
     about = stored.get("about", {}) if isinstance(stored, dict) else {}
     if not {"arch", "size", "epoch", "recast", "caveats"} <= set(about):

@@ -35,7 +35,7 @@ from sise.benchmark.timing import (
 )
 from sise.method import ada_sise, live, sise
 from sise.probe import Probe
-from sise.scoring import Scorer, _fp32_matmul
+from sise.scoring import Scorer, allow_tf32
 
 GOAL_LABELS, GOAL_TABLE = 0.70, 0.50
 OURS = "this suite"
@@ -85,7 +85,7 @@ def sharing(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
 
 
 def _fresh(cell: runner.Cell, scorer: Scorer, device: torch.device, sample: Any) -> Probe:
-    return runner._probe(cell, sample, scorer, device)
+    return runner.make_probe(cell, sample, scorer, device)
 
 
 def _outputs(cell: runner.Cell, image_id: str) -> list[int]:
@@ -279,7 +279,7 @@ def peer_actions(
         return Probe(net, of.image, cam_layer="peek", confidence="sigmoid", scorer=scorer)
 
     def plain() -> None:
-        with torch.no_grad(), _fp32_matmul(False):
+        with torch.no_grad(), allow_tf32(False):
             for part in bank.split(size):
                 net(of.image * part)
 
@@ -290,7 +290,7 @@ def peer_actions(
     def torchray_rise() -> np.ndarray:
         from torchray.attribution.rise import rise_class
 
-        with _fp32_matmul(False):
+        with allow_tf32(False):
             found = rise_class(
                 net, of.image, target=targets[:1], num_masks=masks, filter_masks=bank, batch_size=size, p=0.5
             )
@@ -300,14 +300,14 @@ def peer_actions(
         from pytorch_grad_cam import ScoreCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        with ScoreCAM(model=net, target_layers=[net.peek]) as cam, _fp32_matmul(False):
+        with ScoreCAM(model=net, target_layers=[net.peek]) as cam, allow_tf32(False):
             cam.batch_size = by
             cam(input_tensor=of.image, targets=[ClassifierOutputTarget(targets[0])])
 
     def torchcam() -> None:
         from torchcam.methods import ScoreCAM
 
-        with ScoreCAM(net, "peek", batch_size=size) as cam, _fp32_matmul(False):
+        with ScoreCAM(net, "peek", batch_size=size) as cam, allow_tf32(False):
             with torch.inference_mode():
                 scores = net(of.image)
             cam(class_idx=targets[0], scores=scores)

@@ -105,7 +105,7 @@ def choose_pairs(
                 break
             image_id = dataset.ids[i]
             if targets := wanted(image_id):
-                pairs.append((image_id, targets[runner._seed(seed, image_id) % len(targets)]))
+                pairs.append((image_id, targets[runner.image_seed(seed, image_id) % len(targets)]))
     if not pairs:
         raise SuiteError(
             f"{dataset.name}: no image is left to draw; {cell.model.name} has no score for the classes of these "
@@ -124,7 +124,7 @@ class Shared:
     def __post_init__(self) -> None:
         first = self.cells[0]
         engine = first.cfg.engine
-        self.device = runner._device(first.cfg.device)
+        self.device = runner.choose_device(first.cfg.device)
         changed = self.network is not None
         self.network = (self.network if changed else first.model.network).to(self.device)
         self.model = dataclasses.replace(first.model, network=self.network)
@@ -135,22 +135,22 @@ class Shared:
             precision=engine.precision,
             compile=engine.compile,
         )
-        self.cache = runner._score_cache(first, self.device) if engine.cache and not changed else None
+        self.cache = runner.make_score_cache(first, self.device) if engine.cache and not changed else None
 
     def probe(self, sample: Sample) -> Probe:
         """A probe of the image, with what is known of it from the disk."""
         first = self.cells[0]
         cell = Cell(first.cfg, first.dataset, self.model)
-        probe = runner._probe(cell, sample, self.scorer, self.device)
+        probe = runner.make_probe(cell, sample, self.scorer, self.device)
         if self.cache is not None:
             self.cache.restore(probe)
         return probe
 
     def explain(self, cell: Cell, sample: Sample, probe: Probe, target: int) -> Tensor:
         """(H, W) saliency of one explainer, checked as in a run."""
-        probe.seed = runner._seed(cell.cfg.seed, sample.image_id)
+        probe.seed = runner.image_seed(cell.cfg.seed, sample.image_id)
         output = cell.outputs[cell.dataset.classes[target]]
-        return runner._checked(cell.explainer(probe, [output]), probe, 1, cell.cfg.protocol.on_nan)[0]
+        return runner.checked_maps(cell.explainer(probe, [output]), probe, 1, cell.cfg.protocol.on_nan)[0]
 
     def keep(self, probe: Probe) -> None:
         """Writes what the probe knows to the disk."""
@@ -179,7 +179,7 @@ def status(cells: Sequence[Cell]) -> str:
     first = cells[0]
     if first.dataset.name not in PAPERS or not getattr(first.model, "official", False):
         return "other data"
-    return "partial" if any(any(runner._budget_notes(cell.cfg)) for cell in cells) else "shown"
+    return "partial" if any(any(runner.budget_notes(cell.cfg)) for cell in cells) else "shown"
 
 
 def subject(cell: Cell) -> str:
@@ -192,7 +192,7 @@ def footer(cells: Sequence[Cell]) -> str:
     first = cells[0]
     parts = [subject(first), f"protocol {first.cfg.protocol.name}", f"Ψ: {first.cfg.protocol.confidence} confidence"]
     for cell in cells:
-        parts += [f"{cell.cfg.explainer.label}: {note}" for note in runner._budget_notes(cell.cfg)]
+        parts += [f"{cell.cfg.explainer.label}: {note}" for note in runner.budget_notes(cell.cfg)]
     return " · ".join(parts)
 
 

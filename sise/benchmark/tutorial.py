@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sise.benchmark.models import _check_file, _read_state
+from sise.benchmark.models import check_file, read_state
 from sise.types import SuiteError
 
 __all__ = ["accuracy", "fit", "initialise", "keras_state", "load", "save"]
@@ -115,7 +115,7 @@ def load(network: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
     if path.suffix in (".h5", ".hdf5"):
         network.load_state_dict(keras_state(path, network))
         return {}
-    state = _read_state(path)
+    state = read_state(path)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -145,7 +145,7 @@ def keras_state(path: Path, network: nn.Module) -> dict[str, Tensor]:
         import h5py
     except ImportError as error:
         raise SuiteError("reading Keras weights needs h5py: pip install 'sise-benchmark[tutorial]'") from error
-    _check_file(path)
+    check_file(path)
     state = {}
     try:
         with h5py.File(path, "r") as file:
