@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.maps import minmax
-from sise.probe import Probe
+from sise.probe import Probe, check_gradient
 from sise.types import SuiteError
 
 Terms = tuple[Tensor, list[Tensor]]
@@ -59,19 +59,6 @@ def full_grad(
     return minmax(torch.stack(saliency), len(probe.size))
 
 
-def completeness_error(probe: Probe, target: int) -> float:
-    """Relative difference between a score and the sum of its full gradients, ``f(x) = x df/dx + sum of b df/db``.
-
-    Zero up to rounding where every non-linearity is piecewise linear through the origin (ReLU, leaky ReLU, max
-    pooling) and every bias sits in a convolution, linear or batch-normalisation module. Elsewhere (ReLU6 at its
-    ceiling, sigmoids, biases in free parameters) it measures what FullGrad's bias terms leave out.
-    """
-    [(input_term, bias_terms)] = full_gradients(probe, [target])
-    total = input_term.double().sum() + sum(term.double().sum() for term in bias_terms)
-    score = probe.scores()[target].double()
-    return float((total - score).abs() / score.abs().clamp_min(1e-12))
-
-
 def full_gradients(
     probe: Probe, targets: Sequence[int], *, include_bn: bool = True, simple: bool = False
 ) -> list[Terms]:
@@ -104,7 +91,7 @@ def full_gradients(
                 handles.append(module.register_forward_hook(keep(bias)))
         with torch.enable_grad(), tf32_as_engine(probe):
             image = probe.image.detach().clone().requires_grad_()
-            scores = probe.network(image)[0]
+            scores = probe.network(image.clone())[0]  # it may write into its input
             probe.count(forward=1)
             return [_terms(probe, scores[target], image, outputs, simple) for target in targets]
     finally:
@@ -117,6 +104,8 @@ def _terms(probe: Probe, score: Tensor, image: Tensor, outputs: list, simple: bo
     wanted = [image, *(output for output, _ in outputs)]
     gradients = torch.autograd.grad(score, wanted, retain_graph=True, materialize_grads=True)
     probe.count(backward=1)
+    for gradient in gradients:
+        check_gradient(gradient, "the image or the output of a layer with a bias")
     biased = []
     for gradient, (_, bias) in zip(gradients[1:], outputs, strict=True):
         factor = torch.ones_like(bias) if simple else bias

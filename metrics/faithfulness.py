@@ -1,9 +1,10 @@
 """Model-truth-based metrics: does the network need what the saliency shows?
 
 The network sees the image reduced to its most salient pixels. Y is its confidence in the target on the whole
-image, O on the reduced one, both float64 and through the probe's confidence function (softmax, sigmoid or
-logit). All take ``(probe, target, saliency)``; Drop% and Increase% share one forward pass, as the probe
-remembers boolean masks.
+image, O on the reduced one, both float64, through the probe's confidence function (softmax, sigmoid or logit) and
+through the same engine: equal inputs must give equal confidences, or rounding would count as an increase. All take
+``(probe, target, saliency)``; the probe remembers boolean masks, so Drop% and Increase% share one forward pass, and
+all maps of an image the pass of the whole image.
 
 The removed pixels get the probe's fill. A map that is constant keeps no pixel at all under the authors' rule
 (see :func:`keep_mask`), so its Drop% is that of the empty image: computed, not set by definition.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from metrics.checks import finite_map, pixel_count
@@ -77,14 +79,12 @@ def confidences(
     """
     if tuple(saliency.shape) != tuple(probe.size):
         raise SuiteError(f"saliency must have the image's size {tuple(probe.size)}, got {tuple(saliency.shape)}")
-    scores = probe.scores()
-    if not 0 <= target < len(scores):
-        raise SuiteError(
-            f"target must be a class index from 0 to {len(scores) - 1}, one of the network's, got {target}"
-        )
+    classes = len(probe.scores())
+    if not 0 <= target < classes:
+        raise SuiteError(f"target must be a class index from 0 to {classes - 1}, one of the network's, got {target}")
     keep = keep_mask(saliency, fraction=fraction, rule=rule)
-    whole = float(probe.to_confidence(scores)[target])
-    kept = float(probe.to_confidence(probe.score_masks(keep[None]))[0, target])
+    scores = probe.score_masks(torch.stack([torch.ones_like(keep), keep]))
+    whole, kept = probe.to_confidence(scores)[:, target].tolist()
     if not (math.isfinite(whole) and math.isfinite(kept)):
         raise SuiteError(
             f"the network's confidence in target {target} must be finite, got {whole} on the image and {kept} on "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +40,7 @@ def explain(
             methods read the last. ``[]`` is for explainers that need none, such as RISE, on models without feature
             maps.
         confidence: What the scores are turned into: ``softmax`` for one class of many, ``sigmoid`` for labels that do
-            not exclude each other.
+            not exclude each other. Feature maps are selected by the gradient of the same.
 
     Returns:
         Saliency in [0, 1], float32, on the image's device: (H, W) for one class or None, (T, H, W) for a sequence of
@@ -53,6 +55,10 @@ def explain(
         >>> sise.explain(model, torch.randn(3, 64, 64), target=3).shape
         torch.Size([64, 64])
     """
+    if not callable(explainer):
+        raise SuiteError(f"explainer must be a function such as sise.sise or sise.ada_sise, got {explainer!r}.")
+    if type(target).__module__ == "numpy":
+        target = target.tolist()
     image = _one_image(model, image)
     with torch.inference_mode(False), evaluating(model):
         size, channels = tuple(image.shape[2:]), image.shape[1]
@@ -61,7 +67,8 @@ def explain(
         else:
             layers = [layers] if isinstance(layers, str) else layers
             check_layers(model, layers, size, channels=channels)
-        probe = Probe(model, image.clone(), layers=layers, confidence=confidence)
+        gradient = "log_odds" if confidence == "softmax" else "logit"
+        probe = Probe(model, image.clone(), layers=layers, confidence=confidence, gradient=gradient)
         if probe.scores().numel() == 1 and confidence == "softmax":
             raise SuiteError(
                 "the model has a single score, whose softmax is 1 whatever the image shows; for two classes in one "
@@ -112,10 +119,13 @@ def _targets(target: int | Sequence[int] | Tensor | None, probe: Probe) -> list[
     given = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if not given:
         raise SuiteError("the list of targets is empty; None takes the best class.")
-    for one in given:
-        if not hasattr(one, "__index__") or isinstance(one, bool) or not 0 <= int(one) < len(scores):
-            raise SuiteError(
-                f"target {one!r} is no class index: the model scores classes 0 to {len(scores) - 1}; None takes the "
-                "best one."
-            )
-    return [int(one) for one in given]
+    return [_class_index(one, len(scores)) for one in given]
+
+
+def _class_index(target: Any, classes: int) -> int:
+    with contextlib.suppress(TypeError):
+        if not isinstance(target, bool) and 0 <= operator.index(target) < classes:
+            return operator.index(target)
+    raise SuiteError(
+        f"target {target!r} is no class index: the model scores classes 0 to {classes - 1}; None takes the best one."
+    )

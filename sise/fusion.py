@@ -150,6 +150,6 @@ def otsu256(visualization_map: Tensor, *, raise_threshold: bool = True) -> float
         between = below * above * (sum_below / below - sum_above / above) ** 2
     # split 0 scores 0 in the authors' loop, so it wins only if no other split does better
     split = int(np.argmax(np.concatenate([[0.0], between])))
-    if raise_threshold and counts[round(1.5 * split) :].sum() < 0.1 * counts.sum():
+    if raise_threshold and (levels >= round(1.5 * split)).mean() < 0.1:
         return 1.5 * split / 256
     return split / 256

@@ -105,10 +105,16 @@ def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None
     return next(call for call in stack[0].children if call.module is network)  # hooks may call others beside it
 
 
+def _like_image(sides: Sequence[int], image_size: Sequence[int]) -> bool:
+    """Whether the sides have the image's proportions, up to borders."""
+    ratios = [side / full for side, full in zip(sides, image_size, strict=True)]
+    return max(ratios) - min(ratios) <= max(0.15 * max(ratios), 2 / min(image_size))
+
+
 class _Walk:
     """Goes through the calls in order, descending into modules in which maps shrink more than once."""
 
-    def __init__(self, network: nn.Module, image_size: tuple[int, ...]) -> None:
+    def __init__(self, image_size: tuple[int, ...]) -> None:
         self.image_size = image_size
         self.size = max(image_size)  # longer side of the current maps
         self.candidate: str | None = None
@@ -122,12 +128,7 @@ class _Walk:
         """The longer side of maps (N, C, h, w), or None if the shape is of something else."""
         if shape is None or len(shape) != len(self.image_size) + 2:
             return None
-        return max(shape[2:]) if self._like_image(shape[2:]) else None
-
-    def _like_image(self, sides: Sequence[int]) -> bool:
-        """Whether the sides have the image's proportions, up to borders."""
-        ratios = [side / full for side, full in zip(sides, self.image_size, strict=True)]
-        return max(ratios) - min(ratios) <= max(0.15 * max(ratios), 2 / min(self.image_size))
+        return max(shape[2:]) if _like_image(shape[2:], self.image_size) else None
 
     def count(self, call: _Call) -> None:
         self.calls[call.name] = self.calls.get(call.name, 0) + 1
@@ -178,7 +179,8 @@ class _Walk:
             side, before = self.side(call.shape_out), self.side(call.shape_in)
             if side is None:
                 shape = call.shape_out or ()
-                if len(shape) == len(self.image_size) + 2 and self._like_image(shape[1:-1]) and max(shape[1:-1]) > 1:
+                sides = shape[1:-1]
+                if len(sides) == len(self.image_size) and _like_image(sides, self.image_size) and max(sides) > 1:
                     self.channels_last = self.channels_last or call.name
                 elif len(shape) == 3 and len(self.image_size) == 2 and shape[1] > 1:
                     self.tokens = self.tokens or call.name
@@ -243,7 +245,7 @@ def find_layers(
         raise SuiteError(f"{kind} has no convolution, so it has no feature maps for SISE; {_ADVICE}")
     image_size = tuple(int(side) for side in image_size)
     root = _watch(network, image_size, channels, "give the size and the channels it takes")
-    walk = _Walk(network, image_size)
+    walk = _Walk(image_size)
     walk.count(root)
     walk.visit(root.children or [root])
     if walk.size > 1:
@@ -292,7 +294,6 @@ def check_layers(
             collect(child)
 
     collect(root)
-    like_image = _Walk(network, image_size)._like_image
     maps = "(N, C, H, W)" if len(image_size) == 2 else "(N, C, L)"
     for layer in layers:
         if layer not in shapes:
@@ -301,7 +302,8 @@ def check_layers(
         if shape is None or len(shape) != len(image_size) + 2:
             got = "something else than one tensor" if shape is None else f"{shape}"
             raise SuiteError(f"layer {layer!r} puts out {got}; expected a layer of feature maps {maps}. {_ADVICE}")
-        if like_image(shape[1:-1]) and max(shape[1:-1]) > 1 and not like_image(shape[2:]):
+        transposed = _like_image(shape[1:-1], image_size) and not _like_image(shape[2:], image_size)
+        if transposed and max(shape[1:-1]) > 1:
             raise SuiteError(
                 f"layer {layer!r} puts out {shape} for an image of {image_size}, which looks like maps (N, H, W, C); "
                 f"expected a layer of feature maps {maps}. {_ADVICE}"

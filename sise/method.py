@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sise.fusion import fuse
+from sise.fusion import fuse, otsu256
 from sise.maps import minmax, over_map, upsample, upsampled_sums
 from sise.probe import EPSILON, MASK_RULES, Probe
 from sise.types import SuiteError, choose
@@ -80,6 +80,8 @@ def sise(
     Reference:
         Sattarzadeh et al. 2021; PROTOCOL 2.2.
     """
+    if not 0 <= mu <= 1:
+        raise SuiteError(f"mu is a share of the largest gradient score, from 0 to 1; got {mu}.")
     return _explain(
         probe,
         targets,
@@ -121,7 +123,8 @@ def ada_sise(
             scores, at least 0: what fits the paper's Table 2), the four literal readings of eqs. 2-6, or
             ``author_hist`` (the authors' histogram code); PROTOCOL A1 and section 4.
         estimator: Of the two Otsu rules: ``exact`` over the sorted samples, ``skimage`` (256 bins between extremes)
-            or ``uint8`` (256 levels, as OpenCV) (A2).
+            or ``uint8`` (256 levels, as OpenCV) (A2). ``uint8`` cuts at a level, as third-party code does: scores of
+            the low class between that level and the next stay, against A3.
         inclusive: Keep a score equal to the threshold too (A3).
         layers, mask, contribution, gate, temperature, empty, normalise: As in :func:`sise`.
 
@@ -172,6 +175,10 @@ def _explain(
     layers = layer_names(layers or probe.layers, probe.layers)
     if not layers:
         raise SuiteError("SISE needs at least one layer: give layers=[...] low to high, or a probe that has them.")
+    if not temperature > 0:
+        raise SuiteError(f"temperature must be positive, got {temperature}.")
+    if not len(targets):
+        return torch.zeros(0, *probe.size, device=probe.device)
     probe.watch(layers)
     selected = {
         layer: torch.stack([select(probe.gradient_scores(layer, t), threshold, inclusive) for t in targets])
@@ -287,8 +294,6 @@ def adaptive_threshold(normalised_scores: np.ndarray, rule: str, estimator: str 
     if rule == "otsu_signed":
         return max(otsu(normalised_scores, estimator), 0.0)
     if rule == "author_hist":
-        from sise.fusion import otsu256
-
         return otsu256(torch.from_numpy(positive))
     _, _, order, last = rule.split("_")
     return _literal_equation_5(positive, descending=order == "desc", include_last=last == "incl")

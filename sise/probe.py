@@ -123,8 +123,12 @@ class Probe:
             raise SuiteError(
                 f"a probe takes one image of shape (1, C, H, W) or signal of shape (1, C, L); got {tuple(image.shape)}."
             )
-        if network.training:
-            raise SuiteError("the network is in training mode; call network.eval() before explaining it.")
+        training = next((name for name, module in network.named_modules() if module.training), None)
+        if training is not None:
+            what = f"the network's module {training!r}" if training else "the network"
+            raise SuiteError(f"{what} is in training mode; call network.eval() before explaining it.")
+        if scorer is not None and scorer.network is not network:
+            raise SuiteError("the scorer is of another network than the probe; give it Scorer(network), or none.")
         self.network = network
         self.image = image.detach()
         self.layers = tuple(layers)
@@ -142,7 +146,7 @@ class Probe:
             choose("layer", name, [m for m in modules if m])
         self._graph_layers = {*self.layers, *([self.cam_layer] if self.cam_layer else [])}
         self._graph: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
-        self._gradients: dict[tuple[int, str], dict[str, Tensor]] = {}
+        self._gradients: dict[tuple[int, str], dict[str | None, Tensor]] = {}
         self._extrema: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._gradient_scores: dict[tuple[str, int, str], Tensor] = {}
         self._tables: dict[tuple[str, str], ScoreTable] = {}
@@ -189,19 +193,30 @@ class Probe:
         """Gradient of a target's score with respect to a layer's feature maps.
 
         Args:
-            layer: A layer's name, or ``"input"`` for the image.
+            layer: A layer's name.
             target: Class index.
             of: Which scalar (PROTOCOL M7); the probe's own by default.
 
         Returns:
-            (C, h, w); (3, H, W) for the input.
+            (C, h, w).
+
+        Raises:
+            SuiteError: If there is no gradient, or one that is not finite.
         """
+        return self._gradient(layer, target, of)
+
+    def image_gradient(self, target: int, of: GradientScore | None = None) -> Tensor:
+        """Gradient of a target's score with respect to the image, (3, H, W); see :meth:`gradients`."""
+        return self._gradient(None, target, of)
+
+    def _gradient(self, layer: str | None, target: int, of: GradientScore | None) -> Tensor:
+        """Of a layer, or of the image if None."""
         of = choose("gradient", of or self.gradient_kind, GRADIENT_SCORES)
-        image, scores, maps = self._run(*([] if layer == "input" else [layer]))
+        image, scores, maps = self._run(*([] if layer is None else [layer]))
         key = (self._checked(target), of)
         if layer not in self._gradients.get(key, {}):
             with self._computing(("gradients", *key), backward=1), allow_tf32(False), torch.enable_grad():
-                wanted = {**maps, "input": image} if layer == "input" else maps
+                wanted: dict[str | None, Tensor] = {**maps, None: image} if layer is None else dict(maps)
                 cut_off = [n for n, tensor in wanted.items() if not (scores.requires_grad and tensor.requires_grad)]
                 if not cut_off:
                     found = torch.autograd.grad(
@@ -213,9 +228,11 @@ class Probe:
                     cut_off = [name for name, gradient in zip(wanted, found, strict=True) if gradient is None]
                 if cut_off:
                     raise SuiteError(
-                        f"the scores have no gradient with respect to {cut_off[0]!r}: the network detaches something, "
-                        "runs in torch.no_grad(), or makes its scores without that layer."
+                        f"the scores have no gradient with respect to {_place(cut_off[0])}: the network detaches "
+                        "something, runs in torch.no_grad(), or makes its scores without that layer."
                     )
+                for name, gradient in zip(wanted, found, strict=True):
+                    check_gradient(gradient, _place(name))
                 self._gradients[key] = {name: g[0] for name, g in zip(wanted, found, strict=True)}
         self._use(("gradients", *key))
         return self._gradients[key][layer]
@@ -249,7 +266,7 @@ class Probe:
         key = (layer, rule)
         if key not in self._extrema:
             maps = self.feature_maps(layer)
-            with self._computing(("extrema", *key)):
+            with self._computing(("extrema", *key)), allow_tf32(False):
                 if rule == "bilinear":
                     self._extrema[key] = upsampled_extrema(maps, self.size)
                 else:
@@ -378,7 +395,8 @@ class Probe:
             self.count(forward=len(masks))
             return self._finite(self.scorer.score([Segment(self.image, masks.to(self.device), self.fill)]))
         packed = np.packbits(masks.cpu().numpy().reshape(len(masks), -1), axis=1)
-        keys = [hashlib.sha256(row.tobytes()).digest() for row in packed]
+        shape = repr(tuple(masks.shape[1:])).encode()
+        keys = [hashlib.sha256(shape + row.tobytes()).digest() for row in packed]
         fresh = {key: i for i, key in enumerate(keys) if key not in self._kept}
         if fresh:
             chosen = masks[list(fresh.values())].to(self.image)
@@ -594,6 +612,24 @@ def _stored(
     if array.dtype.kind != kind or not same or not (np.isfinite(array) | (unknown & np.isnan(array))).all():
         raise ValueError(f"{name!r} has the type {array.dtype} and shape {array.shape}, or values that are not finite")
     return array
+
+
+def check_gradient(gradient: Tensor, place: str) -> None:
+    """Refuses gradients that are NaN or infinite: they would pass for "no positive gradient".
+
+    Raises:
+        SuiteError: If there are any.
+    """
+    if not torch.isfinite(gradient).all():
+        bad = int((~torch.isfinite(gradient)).sum())
+        raise SuiteError(
+            f"the gradient of the scores with respect to {place} is NaN or infinite in {bad} of {gradient.numel()} "
+            "places: look for square roots, logarithms or divisions of zero in the network."
+        )
+
+
+def _place(layer: str | None) -> str:
+    return "the image" if layer is None else repr(layer)
 
 
 def differentiated(scores: Tensor, target: int, of: GradientScore) -> Tensor:

@@ -2,7 +2,8 @@
 
 Masks arrive as maps of any resolution and are upsampled, applied and scored batch by batch in one reused buffer, so
 memory grows with the batch and never with the number of masks. The network it runs is a private copy of the given
-one, made cheaper without changing what it computes (Conv-BN folding, channels-last); gradients are never taken here.
+one, made cheaper without changing what it computes (Conv-BN folding, channels-last), or the given one itself where that
+cannot be done; gradients of its parameters are never taken.
 """
 
 from __future__ import annotations
@@ -208,6 +209,7 @@ class Scorer:
         torch.cuda.empty_cache()
         return self.batch_size
 
+    @torch.no_grad()
     def _prepare(self, image: Tensor) -> None:
         """Builds the private copy of the network on first use and checks that it computes the same."""
         if self._runner is not None:
@@ -225,15 +227,19 @@ class Scorer:
             with allow_tf32(self.precision == "tf32"):
                 try:
                     got = fast(image.clone(memory_format=memory_format)).float()
-                    same = got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
+                    same = got.shape == expected.shape and bool(
+                        (got - expected).abs().max() <= 1e-3 * expected.abs().max()
+                    )
                 except Exception as error:  # a copy that cannot run is as good as one that differs
                     log.debug("the folded copy failed: %s", error)
                     same = False
-            if same or self.precision in ("fp16", "bf16"):
+            if same:
                 self._memory_format = memory_format
-                self._runner = fast.to(PRECISIONS[self.precision])
-            else:
+            elif self.lossless:
                 log.info("the folded copy of the network differs from it; running the network as it is")
+                fast = copy.deepcopy(self.network).eval().requires_grad_(False)
+            if same or self.precision in ("fp16", "bf16"):
+                self._runner = fast.to(PRECISIONS[self.precision])
         if self.compile:
             self._runner = torch.compile(self._runner)
 
@@ -278,6 +284,11 @@ def _lossless_copy(network: nn.Module) -> nn.Module:
 
 
 def check_scores(scores: object, count: int) -> Tensor:
+    """What a network returned for ``count`` images, if it is (count, K) scores.
+
+    Raises:
+        SuiteError: If it is anything else.
+    """
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != count:
         got = f"{tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         raise SuiteError(
@@ -292,11 +303,27 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def allow_tf32(tf32: bool) -> Iterator[None]:
-    """Switches TF32 on or off for matrix products and convolutions, and back."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Makes float32 products and convolutions exact, or TF32 on a GPU if ``allowed``; then sets back what was.
+
+    Without it, ``torch.set_float32_matmul_precision("medium")`` means bfloat16 on a CPU, and cuDNN's default is TF32.
+    """
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn
+    if not hasattr(cuda, "fp32_precision"):  # before torch 2.9
+        before = cuda.allow_tf32, torch.backends.cudnn.allow_tf32
+        cuda.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        try:
+            yield
+        finally:
+            cuda.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        return
+    wanted = {cuda: "tf32" if allowed else "ieee", torch.backends.cudnn.conv: "tf32" if allowed else "ieee"}
+    wanted |= {cpu.matmul: "ieee", cpu.conv: "ieee"}
+    found = {flags: flags.fp32_precision for flags in wanted}
     try:
+        for flags, precision in wanted.items():
+            flags.fp32_precision = precision
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for flags, precision in found.items():
+            flags.fp32_precision = precision

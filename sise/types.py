@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,7 +27,6 @@ GradientScore = Literal["log_odds", "softmax_f32", "logit"]
 """The scalar whose gradient selects feature maps (PROTOCOL M7)."""
 
 
-@runtime_checkable
 class Explainer(Protocol):
     """A plain function ``(probe, targets, *, keyword-only hyperparameters) -> saliency``.
 

@@ -231,7 +231,8 @@ def otsu256(values: np.ndarray, tau: bool) -> float:
 
     A split with an empty class has an undefined variance, and the first undefined one wins.
     """
-    levels = np.minimum(np.round(values.ravel() * 256), 255).astype(int)
+    rounded = np.round(values.ravel() * 256).astype(int)
+    levels = np.minimum(rounded, 255)  # 256 shares the last bin
     count = [int((levels == level).sum()) for level in range(256)]
     best, best_variance = 0, 0.0
     for j in range(1, 256):
@@ -244,7 +245,7 @@ def otsu256(values: np.ndarray, tau: bool) -> float:
         variance = below * above * (mean_below - mean_above) ** 2
         if variance > best_variance:
             best, best_variance = j, variance
-    if tau and sum(count[round(1.5 * best) :]) / len(levels) < 0.1:
+    if tau and sum(value >= round(1.5 * best) for value in rounded) / len(rounded) < 0.1:
         return 1.5 * best / 256
     return best / 256
 

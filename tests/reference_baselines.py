@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import baselines.full_grad as suite
+
 
 def stretched(values):
     """Min-max of one map, nothing guarded."""
@@ -120,3 +122,16 @@ def full_grad(network, image, target):
             large = F.interpolate(channel[None, None], image.shape[-2:], mode="bilinear", align_corners=True)
             total += large[0, 0]
     return stretched(total)
+
+
+def completeness_error(probe, target):
+    """Relative difference between a score and the sum of its full gradients, ``f(x) = x df/dx + sum of b df/db``.
+
+    Zero up to rounding where every non-linearity is piecewise linear through the origin (ReLU, leaky ReLU, max
+    pooling) and every bias sits in a convolution, linear or batch-normalisation module. Elsewhere (ReLU6 at its
+    ceiling, sigmoids, biases in free parameters) it measures what FullGrad's bias terms leave out.
+    """
+    [(input_term, bias_terms)] = suite.full_gradients(probe, [target])
+    total = input_term.double().sum() + sum(term.double().sum() for term in bias_terms)
+    score = probe.scores()[target].double()
+    return float((total - score).abs() / score.abs().clamp_min(1e-12))

@@ -23,13 +23,14 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from baselines.extremal_perturbation import extremal_perturbation
-from baselines.full_grad import completeness_error, full_grad, full_gradients
+from baselines.full_grad import full_grad, full_gradients
 from baselines.grad_cam import grad_cam
 from baselines.grad_cam_pp import grad_cam_pp
 from baselines.integrated_gradients import attributions, integrated_gradients
 from baselines.rise import mask_bank, rise
 from baselines.score_cam import score_cam
 from sise.maps import minmax, upsample
+from sise.method import ada_sise, sise
 from sise.probe import Probe
 from sise.types import SuiteError
 
@@ -366,9 +367,9 @@ def test_full_gradients_add_up_to_the_score(case):
     network, image, layer, targets = case
     probe = probe_of(network, image, layer)
     for target in targets:
-        assert completeness_error(probe, target) < 1e-4
+        assert slow.completeness_error(probe, target) < 1e-4
     saturated = nn.Sequential(network, nn.Sigmoid()).eval()
-    assert completeness_error(Probe(saturated, image), targets[0]) > 1e-2
+    assert slow.completeness_error(Probe(saturated, image), targets[0]) > 1e-2
 
 
 def test_full_gradients_leave_out_what_they_are_told_to(network):
@@ -421,11 +422,15 @@ def touchy(network):
     network.fc.bias.grad = None
 
 
-@pytest.mark.parametrize("name", EXPLAINERS)
+LAYERS = ["relu1", "relu2", "relu3"]
+CONTRACTED = EXPLAINERS | {"sise": partial(sise, layers=LAYERS), "ada_sise": partial(ada_sise, layers=LAYERS)}
+
+
+@pytest.mark.parametrize("name", CONTRACTED)
 def test_contract(name, touchy):
     before = state_of(touchy)
     image = IMAGE.clone()
-    saliency = EXPLAINERS[name](probe_of(touchy, image), TARGETS)
+    saliency = CONTRACTED[name](probe_of(touchy, image), TARGETS)
     assert saliency.shape == (3, 24, 36) and saliency.dtype == torch.float32
     assert torch.isfinite(saliency).all() and not saliency.requires_grad and not saliency.is_inference()
     assert torch.equal(saliency.amin(dim=(1, 2)), torch.zeros(3)) and torch.equal(
@@ -434,15 +439,55 @@ def test_contract(name, touchy):
     assert same(before, state_of(touchy))
     assert torch.equal(touchy.fc.bias.grad, torch.full((5,), 7.0))
     assert torch.equal(image, IMAGE) and not image.requires_grad and image.grad is None
-    alone = torch.cat([EXPLAINERS[name](probe_of(touchy), [target]) for target in TARGETS])
+    alone = torch.cat([CONTRACTED[name](probe_of(touchy), [target]) for target in TARGETS])
     assert torch.allclose(saliency, alone, atol=2e-5)
     with torch.no_grad():
-        assert torch.allclose(EXPLAINERS[name](probe_of(touchy), TARGETS), saliency, atol=2e-5)
-    assert EXPLAINERS[name](probe_of(touchy), []).shape == (0, 24, 36)
+        assert torch.allclose(CONTRACTED[name](probe_of(touchy), TARGETS), saliency, atol=2e-5)
+    assert CONTRACTED[name](probe_of(touchy), []).shape == (0, 24, 36)
     with pytest.raises(SuiteError, match="no class"):
-        EXPLAINERS[name](probe_of(touchy), [5])
+        CONTRACTED[name](probe_of(touchy), [5])
     with pytest.raises(SuiteError, match="no class"):
-        EXPLAINERS[name](probe_of(touchy), [-1])
+        CONTRACTED[name](probe_of(touchy), [-1])
+
+
+@pytest.mark.parametrize("name", CONTRACTED)
+def test_networks_that_work_in_place(name, network):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x):
+            return self.inner(x.sub_(0.1))
+
+    class Copying(InPlace):
+        def forward(self, x):
+            return self.inner(x - 0.1)
+
+    options = {"layers": [f"inner.{layer}" for layer in LAYERS]} if "sise" in name else {}
+    maps = [
+        partial(CONTRACTED[name], **options)(probe_of(kind().eval(), cam_layer="inner.relu3"), TARGETS)
+        for kind in (InPlace, Copying)
+    ]
+    torch.testing.assert_close(*maps, atol=2e-5, rtol=0)
+
+
+def test_gradients_that_are_not_finite_are_refused(network):
+    class Rooted(nn.Module):
+        """Its scores are finite, the gradient of a square root of zero is not."""
+
+        def __init__(self):
+            super().__init__()
+            self.maps, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            maps = self.maps(x) * 0.0
+            return self.head(maps.mean(dim=(2, 3)).sqrt()[:, :1].expand(-1, 8))
+
+    rooted = Rooted().eval()
+    for explain in (partial(sise, layers=["maps"]), grad_cam, grad_cam_pp, full_grad):
+        with pytest.raises(SuiteError, match=r"NaN or infinite in \d+ of \d+ places"):
+            explain(Probe(rooted, IMAGE, cam_layer="maps"), [1])
 
 
 class Failing(nn.Module):

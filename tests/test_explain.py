@@ -20,6 +20,7 @@ from toy import CLASSES, ToyNetwork, toy_model
 
 import sise
 from baselines.grad_cam import grad_cam
+from baselines.integrated_gradients import integrated_gradients
 from baselines.rise import rise
 from metrics import keep_mask
 from sise.benchmark import explain
@@ -350,10 +351,12 @@ class TestFromPython:
     @pytest.mark.filterwarnings("ignore::FutureWarning")
     def test_weights_computed_in_the_pass(self, network, image, norm):
         """They carry a graph after a pass with gradients, and could not be copied then."""
-        expected = sise.explain(network, image, 1)
+        explainers = (sise.sise, integrated_gradients)
+        expected = [sise.explain(network, image, 1, explainer=e) for e in explainers]
         norm(network.stage2[0])
         network(image[None])
-        torch.testing.assert_close(sise.explain(network, image, 1), expected)
+        for explainer, saliency in zip(explainers, expected, strict=True):
+            torch.testing.assert_close(sise.explain(network, image, 1, explainer=explainer), saliency)
 
     def test_networks_without_gradients(self, network, image):
         class Silent(nn.Module):

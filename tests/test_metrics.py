@@ -15,8 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from torch import nn
 
 from metrics import arithmetic, bbox, confidences, drop, ebpg, increase, keep_mask, miou, undefined
+from sise.probe import Probe
 from sise.types import SuiteError
 
 LOCALIZATION = (ebpg, miou, bbox)
@@ -312,6 +314,19 @@ class FakeProbe:
 WEIGHTS = [[0.4, 0.2], [0.1, 0.05]]
 
 
+def test_rounding_is_no_increase():
+    """The engine's copy of the network is not bit-equal to it: both confidences must be the copy's."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                            nn.Linear(16, 5))  # fmt: skip
+    network[1].running_var.uniform_(0.5, 2)
+    probe = Probe(network.eval(), torch.randn(1, 3, 20, 20))
+    saliency = torch.rand(20, 20)
+    for target in range(5):
+        assert increase(probe, target, saliency, fraction=1) == drop(probe, target, saliency, fraction=1) == 0
+    assert not torch.equal(probe.scores(), probe.score_masks(torch.ones(1, 20, 20, dtype=torch.bool))[0])
+
+
 def test_keep_mask_by_hand():
     saliency = maps_of([1, 4], [3, 2])
     for rule in ("above", "exact"):
@@ -416,7 +431,7 @@ def test_negative_logit_is_defined_and_flagged():
 def test_constant_map_is_judged_by_the_empty_image():
     probe = FakeProbe(WEIGHTS, base=0.25)
     assert drop(probe, 1, torch.ones(2, 2), fraction=0.5) == pytest.approx(0.75)
-    assert not probe.asked[-1].any()
+    assert not probe.asked[-1][1].any()
     assert drop(probe, 1, torch.ones(2, 2), fraction=0.5, rule="exact") == pytest.approx(0.15)
 
 
@@ -426,7 +441,7 @@ def test_drop_and_increase_ask_for_one_and_the_same_mask():
     drop(probe, 1, saliency)
     increase(probe, 1, saliency)
     masks = [mask for mask in probe.asked if not mask.all()]
-    assert len(masks) == 2 and torch.equal(*masks) and masks[0].shape == (1, 8, 8)
+    assert len(masks) == 2 and torch.equal(*masks) and masks[0].shape == (2, 8, 8) and masks[0][0].all()
 
 
 def test_a_signal_can_be_judged():

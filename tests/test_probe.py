@@ -61,7 +61,7 @@ def test_gradients(build, size, kind):
     scores = reference.in_double_precision(probe.network)(image)[0]
     reference.differentiated(scores, target, kind).backward()
     assert (probe.forward_passes, probe.backward_passes) == (1, 1)  # one for all layers
-    assert relative(probe.gradients("input", target), image.grad[0]) < 2e-5
+    assert relative(probe.image_gradient(target), image.grad[0]) < 2e-5
 
 
 def test_each_gradient_kind_can_be_asked_for_by_name():
@@ -338,7 +338,7 @@ def test_the_network_is_left_alone(build, frozen, tf32):
         probe = Probe(network, image, layers=build.LAYERS)
         sise(probe, [0, 1])
         ada_sise(probe, [2])
-        probe.gradients("input", 0)
+        probe.image_gradient(0)
     assert torch.equal(image, given)
     assert not image.requires_grad
 
@@ -386,7 +386,7 @@ def test_networks_that_write_into_their_input():
     probe = Probe(Overwriting(network).eval(), image, layers=layers)
     assert relative(probe.scores(), network(image * 0.5)[0].detach()) < 1e-5
     halved = Probe(network, image * 0.5, layers=Residual.LAYERS)
-    assert relative(probe.gradients("input", 1), halved.gradients("input", 1) * 0.5) < 1e-5
+    assert relative(probe.image_gradient(1), halved.image_gradient(1) * 0.5) < 1e-5
     torch.testing.assert_close(sise(probe, [1]), sise(halved, [1]), rtol=0, atol=1e-4)
     assert torch.equal(image, given)
 
@@ -409,6 +409,33 @@ def test_mistakes_when_making_a_probe():
         Probe(network, image, confidence="sofmax")
     with pytest.raises(SuiteError, match="Did you mean 'log_odds'"):
         Probe(network, image, gradient="logodds")
+
+
+def test_a_module_in_training_mode_is_named():
+    network = seeded(Residual())
+    next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).train()
+    with pytest.raises(SuiteError, match=r"the network's module '\w[\w.]*' is in training mode"):
+        Probe(network, picture())
+
+
+def test_a_layer_may_be_called_input():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input, self.head = nn.Conv2d(3, 3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.input(x).relu().mean(dim=(2, 3)))
+
+    probe = Probe(Odd().eval(), picture(), layers=["input"])
+    assert probe.gradients("input", 0).shape[1:] == tuple(n - 2 for n in probe.size)
+    assert probe.image_gradient(0).shape[1:] == probe.size
+
+
+def test_masks_of_two_resolutions_are_two_masks():
+    probe = probe_of(Residual)
+    whole, left = torch.ones(1, 1, 1, dtype=torch.bool), torch.tensor([[[True] + [False] * 7]])
+    assert not torch.allclose(probe.score_masks(whole), probe.score_masks(left))
 
 
 def test_mistakes_when_asking():
@@ -473,7 +500,7 @@ def test_a_layer_that_runs_twice():
 
 def test_a_layer_that_does_not_run():
     network = seeded(Plain())
-    network.spare = nn.Conv2d(3, 3, 1)
+    network.spare = nn.Conv2d(3, 3, 1).eval()
     with left_alone(network), pytest.raises(SuiteError, match="'spare' did not run"):
         Probe(network, picture(), layers=["spare"]).feature_maps("spare")
     probe = Probe(network, picture(), layers=Plain.LAYERS)

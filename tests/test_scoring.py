@@ -1,7 +1,10 @@
 """The scoring engine: the same scores as one image after another, whatever the batches, and a network left alone."""
 
-import copy
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import reference
@@ -9,9 +12,11 @@ import torch
 from reference import Plain, Residual, picture, seeded
 from torch import nn
 
+from sise.probe import Probe
 from sise.scoring import Scorer, Segment, _lossless_copy
 from sise.types import SuiteError
 
+TESTS = Path(__file__).parent
 SIZES = [(40, 56), (37, 45)]
 
 
@@ -189,11 +194,25 @@ class UntraceablyBuilt(Untraceable):
         return super().forward(x)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("wrapper", [Untraceable, TracedWrongly, UntraceablyBuilt])
-def test_networks_that_cannot_be_folded_run_as_they_are(wrapper):
+def test_networks_that_cannot_be_folded_run_as_they_are(wrapper, precision):
     network, image = residual(), picture()
     segments = [Segment(image, masks(6, (10, 14)))]
-    close(Scorer(wrapper(network).eval(), batch_size=4).score(segments), one_by_one(network, segments))
+    scores = Scorer(wrapper(network).eval(), batch_size=4, precision=precision).score(segments)
+    if precision == "fp32":
+        close(scores, one_by_one(network, segments))
+    else:
+        torch.testing.assert_close(scores, one_by_one(network, segments), rtol=0.05, atol=0.05)
+
+
+def test_a_copy_that_differs_is_noticed_at_any_scale():
+    class Small(TracedWrongly):
+        def forward(self, x):
+            return 1e-5 * super().forward(x)
+
+    network, segments = residual(), [Segment(picture(), masks(6, (10, 14)))]
+    close(1e5 * Scorer(Small(network).eval(), batch_size=4).score(segments), one_by_one(network, segments))
 
 
 def test_shared_layers_are_folded_correctly_or_not_at_all():
@@ -235,8 +254,12 @@ def assert_same_fingerprint(before, after):
     assert before[1:] == after[1:]
 
 
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul,
+            torch.backends.mkldnn.conv)  # fmt: skip
+
+
 def flags():
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()
+    return (*(backend.fp32_precision for backend in BACKENDS), torch.is_grad_enabled())
 
 
 @pytest.mark.parametrize("build", [plain, residual])
@@ -252,26 +275,72 @@ def test_network_image_and_flags_are_left_alone(build, precision):
     assert torch.equal(image, given[0]) and torch.equal(maps, given[1])
 
 
-@pytest.fixture(params=[True, False])
-def tf32(request):
-    """Both settings of the TF32 flags, put back afterwards."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = request.param
-    yield request.param
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+STATES = {
+    "nothing": "pass",
+    "legacy flags on": "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True",
+    "legacy flags off": "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False",
+    "medium": "torch.set_float32_matmul_precision('medium')",
+    "high": "torch.set_float32_matmul_precision('high')",
+    "all tf32": "torch.backends.fp32_precision = 'tf32'",
+    "all ieee": "torch.backends.fp32_precision = 'ieee'",
+    "products tf32": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "convolutions ieee": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "cudnn ieee": "torch.backends.cudnn.fp32_precision = 'ieee'",
+}
+IN_EVERY_STATE = """
+import os, sys, torch
+from reference import Plain, picture, seeded
+from test_scoring import STATES, flags
+from sise import Probe, sise
+
+def legacy():
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it refuses after any use of the new flags
+        return None
 
 
-def test_flags_come_back_after_an_error(tf32):
+torch.set_num_threads(1)
+expected = None
+for name, state in {"reference": "pass", **STATES}.items():
+    reading, writing = os.pipe()
+    if os.fork() == 0:  # the flags cannot all be set back
+        network, image = seeded(Plain()), picture()
+        exec(state)
+        before, readable = flags(), legacy()
+        probe = Probe(network, image, layers=Plain.LAYERS)
+        found = [probe.masked_scores(Plain.LAYERS[1], torch.arange(4)), probe.scores(), probe.image_gradient(0)]
+        found += [*probe.extrema(Plain.LAYERS[1]), sise(probe, [0])]
+        assert flags() == before, (name, before, flags())
+        assert legacy() == readable, name
+        os.write(writing, repr([float(x.double().sum()) for x in found]).encode())
+        os._exit(0)
+    os.close(writing)
+    found = os.read(reading, 10000)
+    expected = expected or found
+    assert found and found == expected, (name, found, expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_products_are_exact_and_flags_come_back_whatever_they_were():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))}
+    words = [sys.executable, "-c", IN_EVERY_STATE]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_flags_come_back_after_an_error():
     network = Small(plain(), 0)
     before, switches = fingerprint(network), flags()
     with pytest.raises(torch.OutOfMemoryError):
         Scorer(network, batch_size=4).score([Segment(picture(), masks(4, (5, 7)))])
-    assert flags() == switches == (tf32, tf32, True)
+    assert flags() == switches
     assert_same_fingerprint(before, fingerprint(network))
 
 
-def test_flags_are_set_for_the_passes(tf32):
-    seen = []
+def test_flags_are_set_for_the_passes():
+    before, seen = flags(), []
 
     class Watching(nn.Module):
         def forward(self, x):
@@ -281,8 +350,8 @@ def test_flags_are_set_for_the_passes(tf32):
     segments = [Segment(picture(), masks(4, (5, 7)))]
     Scorer(Watching().eval(), lossless=False).score(segments)
     Scorer(Watching().eval(), lossless=False, precision="tf32").score(segments)
-    assert seen == [(False, False, False), (True, True, False)]
-    assert flags() == (tf32, tf32, True)
+    assert seen == [("ieee",) * 4 + (False,), ("tf32", "tf32", "ieee", "ieee", False)]
+    assert flags() == before
 
 
 def test_networks_that_write_into_their_input():
@@ -316,9 +385,21 @@ def test_networks_that_write_into_their_input():
 def test_a_later_change_of_the_weights_does_not_reach_an_earlier_copy():
     network, image = plain(), picture()
     segments = [Segment(image, masks(3, (10, 14)))]
-    expected = one_by_one(copy.deepcopy(network), segments)
     scorer = Scorer(network)
-    close(scorer.score(segments), expected)
+    before = scorer.score(segments)
+    with torch.no_grad():
+        network.head.weight.mul_(2)
+    assert torch.equal(scorer.score(segments), before)
+    assert not torch.equal(Scorer(network).score(segments), before)
+
+
+def test_kept_pixels_and_gradients_are_scored_in_fp32_whatever_the_precision():
+    network, image = residual(), picture()
+    keep = masks(3, (40, 56)) > 0.5
+    half, full = (Probe(network, image, scorer=Scorer(network, precision=p)) for p in ("bf16", "fp32"))
+    assert torch.equal(half.score_masks(keep), full.score_masks(keep))
+    assert torch.equal(half.scorer.differentiable(image), full.scorer.differentiable(image))
+    assert not torch.equal(half.score_masks(keep.float()), full.score_masks(keep.float()))  # the switch does something
 
 
 # ------------------------------------------------------------------------------------------------ mistakes

@@ -146,7 +146,7 @@ def test_a_report_is_written_with_its_machine_and_its_samples(tmp_path):
     assert file.name == "benchmark_thing_cpu.md"
     assert "| a \\| b | 0.123 | yes |" in text and "| c |  |  |" in text and "- a note" in text
     version = torch.__version__.partition("+")[0]
-    assert f"torch {version}" in text and "CPU threads" in text and str(tmp_path) not in text
+    assert f"torch {version}" in text and "CPU thread" in text and str(tmp_path) not in text
     assert pd.read_csv(file.with_suffix(".csv"))["ratio"][0] == 0.123456
     (raw,) = (tmp_path / "outputs" / "benchmark").glob("thing_cpu_*.json")
     assert json.loads(raw.read_text())["samples"] == {"a": [1.0, 2.0]}

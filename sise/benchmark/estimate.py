@@ -149,7 +149,7 @@ def _estimate_group(cells: list[runner.Cell], seconds: float, limit: int | None)
     begun = 0.0
     for turn, sample in enumerate(readable(dataset, chosen, f"estimating {dataset.name} × {model.name}")):
         if turn == 0:  # the first passes of all are slow
-            runner.make_probe(cells[0], sample, scorer, device).gradients("input", 0)
+            runner.make_probe(cells[0], sample, scorer, device).image_gradient(0)
             begun = time.perf_counter()
         elif time.perf_counter() - begun > seconds * turn / (turn + 1):
             break  # another one would take longer than there is

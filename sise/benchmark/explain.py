@@ -348,27 +348,32 @@ def _overlay(saliency: Tensor, image: Image.Image, model: Model, longest: int = 
     return overlay(picture, upsample(at_size[None], picture.shape[:2])[0]).clip(0, 1)
 
 
-def _square(picture: np.ndarray) -> np.ndarray:
-    """A picture at the bottom of a white square, close to its captions."""
+def _framed(picture: np.ndarray) -> np.ndarray:
+    """White on both sides of a picture (H, W, 3) that is higher than wide, so that it is square."""
     height, width = picture.shape[:2]
-    side = max(height, width)
-    square = np.ones((side, side, 3))
-    left = (side - width) // 2
-    square[side - height :, left : left + width] = picture
-    return square
+    if height <= width:
+        return picture
+    left = (height - width) // 2
+    return np.pad(picture, ((0, 0), (left, height - width - left), (0, 0)), constant_values=1.0)
+
+
+def _rows(titles: Sequence[str], count: int, image: Image.Image, explaining: Explaining, caption_lines: int) -> Rows:
+    """Rows for pictures of the image's proportions, but not higher than wide."""
+    tall = round(CELL * min(1.0, image.height / image.width))
+    return Rows(titles, count, cell=CELL, tall=tall, caption_lines=caption_lines, footer=_footer(explaining))
 
 
 def _panel(maps: Sequence[Map], image: Image.Image, explaining: Explaining, probe: Probe) -> Rows:
     """One row per class: the image, and each explainer's map with the confidence that its best pixels keep."""
     targets = list(dict.fromkeys(one.target for one in maps))
     labels = [cell.cfg.explainer.label for cell in explaining.cells]
-    rows = Rows(["image", *labels], len(targets), cell=CELL, caption_lines=2, footer=_footer(explaining))
+    rows = _rows(["image", *labels], len(targets), image, explaining, caption_lines=2)
     for row, target in enumerate(targets):
         captions = [explaining.model.classes[target], f"Ψ {short(probe.confidence(target))}"]
-        rows.picture(row, 0, _square(_picture(image, 2 * CELL)), captions)
+        rows.picture(row, 0, _framed(_picture(image, 2 * CELL)), captions)
         of_target = [one for one in maps if one.target == target]
         for column, one in enumerate(of_target, 1):
-            shown = _square(_overlay(one.saliency, image, explaining.model, 2 * CELL))
+            shown = _framed(_overlay(one.saliency, image, explaining.model, 2 * CELL))
             captions = [f"Ψ {short(one.kept)} from its top {100 * KEPT:.0f} %"]
             captions += [] if one.saliency.any() else ["empty map: no evidence found"]
             rows.picture(row, column, shown, captions)
@@ -379,16 +384,16 @@ def _layers_sheet(one: Map, image: Image.Image, explaining: Explaining, probe: P
     """The image, the visualization map of each layer, low to high, and the map they are fused to."""
     label = one.cell.cfg.explainer.label
     titles = [explaining.model.classes[one.target], *(layer.removeprefix("network.") for layer in one.layers), label]
-    rows = Rows(titles, 1, cell=CELL, caption_lines=1, footer=_footer(explaining))
-    rows.picture(0, 0, _square(_picture(image, 2 * CELL)), [f"Ψ {short(probe.confidence(one.target))}"])
+    rows = _rows(titles, 1, image, explaining, caption_lines=1)
+    rows.picture(0, 0, _framed(_picture(image, 2 * CELL)), [f"Ψ {short(probe.confidence(one.target))}"])
     for column, (layer, found) in enumerate(one.layers.items(), 1):
         if found is None:
             rows.blank(0, column, "no feature map selected")
             continue
         count, height, width = probe.feature_maps(layer).shape
-        shown = _square(_overlay(found, image, explaining.model, 2 * CELL))
+        shown = _framed(_overlay(found, image, explaining.model, 2 * CELL))
         rows.picture(0, column, shown, [f"{count} feature maps of {height} × {width}"])
-    shown = _square(_overlay(one.saliency, image, explaining.model, 2 * CELL))
+    shown = _framed(_overlay(one.saliency, image, explaining.model, 2 * CELL))
     rows.picture(0, len(titles) - 1, shown, [f"Ψ {short(one.kept)} from its top {100 * KEPT:.0f} %"])
     return rows
 

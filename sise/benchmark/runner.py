@@ -436,14 +436,14 @@ def make_record(
 
 
 def remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> None:
-    """Scores the kept pixels of all maps in one batch; the metrics then find them in the probe's memory."""
+    """Scores the whole image and the kept pixels of all maps in one batch, which the metrics find in the probe."""
     kept = []
     for cell, _, saliency, _ in explained:
         for metric in cell.metrics[1].values():
             options = getattr(metric, "keywords", {})
             kept += [keep_mask(s, **{k: options[k] for k in ("fraction", "rule") if k in options}) for s in saliency]
     if kept:
-        probe.score_masks(torch.stack(kept))
+        probe.score_masks(torch.stack([torch.ones_like(kept[0]), *kept]))
 
 
 def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exception) -> int:

@@ -107,12 +107,13 @@ class Sheet:
 
 
 class Rows(Sheet):
-    """Rows of square pictures under column titles, each with its captions below it.
+    """Rows of pictures under column titles, each with its captions below it.
 
     Args:
         titles: One per column.
         count: Number of rows.
-        cell: Side of a picture in pixels.
+        cell: Side of a square picture in pixels, or the width of another.
+        tall: Height of pictures that are not square.
         caption_lines: Lines below each picture.
         footer: Last lines of the sheet.
         first: Width of the first column, if it is not ``cell``.
@@ -128,13 +129,14 @@ class Rows(Sheet):
         count: int,
         *,
         cell: int,
+        tall: int | None = None,
         caption_lines: int,
         footer: str,
         first: int | None = None,
         colours: bool = True,
     ) -> None:
-        self.cell, self.first, self.lines = cell, first or cell, caption_lines
-        self.pitch = cell + self.LINE * caption_lines + self.GAP
+        self.cell, self.tall, self.first, self.lines = cell, tall or cell, first or cell, caption_lines
+        self.pitch = self.tall + self.LINE * caption_lines + self.GAP
         width = 2 * self.MARGIN + self.first + (len(titles) - 1) * (cell + self.GAP)
         # 8 and 6 pixels are what a letter of a title and of the footer takes, generously
         heads = [textwrap.wrap(t, max(8, (cell if i else self.first) // 8), max_lines=2) for i, t in enumerate(titles)]
@@ -171,15 +173,15 @@ class Rows(Sheet):
     ) -> Axes:
         """A picture with its captions."""
         left, top, wide = self._left(column), self._top(row), self._width(column)
-        axes = self.place(left, top, wide, self.cell, pixels, cmap)
+        axes = self.place(left, top, wide, self.tall, pixels, cmap)
         for i, line in enumerate(captions):
-            y = top + self.cell + self.LINE * (i + 0.5) + 1
+            y = top + self.tall + self.LINE * (i + 0.5) + 1
             self.text(left + wide / 2, y, line, width=wide + self.GAP / 2, size=8, colour=PALE if i else INK)
         return axes
 
     def label(self, row: int, lines: Sequence[str], bold_first: bool = False) -> None:
         """Text in the first column, beside a row's pictures."""
-        middle = self._top(row) + self.cell / 2 - (len(lines) - 1) * self.LINE / 2
+        middle = self._top(row) + self.tall / 2 - (len(lines) - 1) * self.LINE / 2
         for i, line in enumerate(lines):
             style = {"bold": bold_first and i == 0, "colour": PALE if i else INK}
             y = middle + i * self.LINE
@@ -188,11 +190,11 @@ class Rows(Sheet):
     def blank(self, row: int, column: int, why: str) -> None:
         """Says why there is no picture."""
         left, top = self._left(column), self._top(row)
-        self.text(left + self.cell / 2, top + self.cell / 2, why, width=self.cell, size=8, colour=PALE)
+        self.text(left + self.cell / 2, top + self.tall / 2, why, width=self.cell, size=8, colour=PALE)
 
     def text_beside(self, row: int, column: int, lines: Sequence[str]) -> None:
         """Text in place of pictures, from a column to the right."""
-        middle = self._top(row) + self.cell / 2 - (len(lines) - 1) * self.LINE / 2
+        middle = self._top(row) + self.tall / 2 - (len(lines) - 1) * self.LINE / 2
         for i, line in enumerate(lines):
             room = self.width - self._left(column) - self.MARGIN
             self.text(self._left(column), middle + i * self.LINE, line, width=room, size=8.5, align="left", colour=PALE)

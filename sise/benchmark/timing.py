@@ -107,10 +107,8 @@ def describe(here: Mapping[str, Any]) -> str:
     """One line about the machine and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
     commit = f", commit {here['commit'][:9]}{' with changes' if here['dirty'] else ''}" if here["commit"] else ""
-    return (
-        f"Measured {here['time'][:10]} on {here['device']}, {here['threads']} CPU threads; Python {here['python']}, "
-        f"{versions}{commit}."
-    )
+    threads = f"{here['threads']} CPU thread{'s' * (here['threads'] != 1)}"
+    return f"Measured {here['time'][:10]} on {here['device']}, {threads}; Python {here['python']}, {versions}{commit}."
 
 
 def _text(value: Any) -> str:
