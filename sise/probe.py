@@ -96,7 +96,8 @@ class Probe:
             ``softmax_f32`` or ``logit`` (PROTOCOL M7). log_odds has the gradient of the softmax probability but for a
             positive factor that cancels in α/β, and stays exact where the probability rounds to 1.
         fill: Network input shown where a mask is 0, broadcastable to (1, 3, H, W); None for zero (PROTOCOL M5).
-        scorer: The engine; a new one if None. Share one between the images of a network.
+        scorer: The engine, of the same network, which is not checked; a new one if None. Share one between the images
+            of a network.
         seed: For explainers that draw random numbers.
         classes: How many scores the network must return; None for any number.
 
@@ -127,8 +128,6 @@ class Probe:
         if training is not None:
             what = f"the network's module {training!r}" if training else "the network"
             raise SuiteError(f"{what} is in training mode; call network.eval() before explaining it.")
-        if scorer is not None and scorer.network is not network:
-            raise SuiteError("the scorer is of another network than the probe; give it Scorer(network), or none.")
         self.network = network
         self.image = image.detach()
         self.layers = tuple(layers)

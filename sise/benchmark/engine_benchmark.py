@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from sise.benchmark import runner
 from sise.benchmark.timing import (
     LABELS,
-    RANDOM_WEIGHTS,
     Measurement,
     Report,
     Subject,
@@ -31,6 +30,7 @@ from sise.benchmark.timing import (
     experiment_cells,
     interleaved,
     quartiles,
+    random_weights,
     ratios,
     spread,
     subject,
@@ -299,7 +299,7 @@ def engine(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     compile = bool(cfg.compile) and (compiler or device.type == "cuda")
     passes, overhead, after = [], [], []
     samples: dict[str, Any] = {}
-    notes = [RANDOM_WEIGHTS]
+    notes = [random_weights(cfg.width)]
     if cfg.compile and not compile:
         notes.append("torch.compile was left out: it needs a C++ compiler, and none was found.")
     for network in cfg.networks:

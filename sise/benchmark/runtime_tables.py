@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from sise.benchmark.engine_benchmark import phases as run_phases
 from sise.benchmark.timing import (
     LABELS,
-    RANDOM_WEIGHTS,
     Report,
     Subject,
     interleaved,
     quartiles,
+    random_weights,
     scene,
     spread,
     subject,
@@ -213,7 +213,7 @@ def table_report(
     images = f"up to {cfg.tables.images} images, fewer where {cfg.tables.seconds:.0f} s were used up (at least "
     images += f"{cfg.tables.minimum}; the column says how many)"
     notes = [
-        RANDOM_WEIGHTS,
+        random_weights(cfg.width),
         f"Each explainer alone on an unshared probe, one class per image, device synchronised, warmed up; {images}; "
         "median and interquartile range over images; explainers take turns on each image. Engine: fp32, as shipped.",
         "Published: seconds on a Tesla T4. Seconds of different machines do not compare; ratios to SISE do, roughly.",
@@ -294,5 +294,8 @@ def phases(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
                 row[f"{phase} (s)"] = quartiles(m.result["phases"][phase] for m in some)[0]
             row["scoring's share (%)"] = 100 * row["scoring (s)"] / whole
             rows.append(row)
-        notes = [RANDOM_WEIGHTS, f"{cfg.phases.rounds} runs of one image and class in turns, medians. {PHASES_NOTE}"]
+        notes = [
+            random_weights(cfg.width),
+            f"{cfg.phases.rounds} runs of one image and class in turns, medians. {PHASES_NOTE}",
+        ]
         yield [Report("phases", "Ada-SISE Fig. 4: time per phase", pd.DataFrame(rows), notes, samples)]

@@ -21,13 +21,13 @@ from sise.benchmark import runner
 from sise.benchmark.engine_benchmark import THRESHOLDS, discard, selected
 from sise.benchmark.timing import (
     LABELS,
-    RANDOM_WEIGHTS,
     Measurement,
     Report,
     Worker,
     experiment_cells,
     interleaved,
     quartiles,
+    random_weights,
     ratios,
     spread,
     subject,
@@ -335,7 +335,7 @@ def peers(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """Score-CAM, RISE and Extremal Perturbation by others and by this suite: same network, image, masks and run."""
     rows, samples = [], {}
     notes = [
-        RANDOM_WEIGHTS,
+        random_weights(cfg.width),
         f"{cfg.peers.masks} masks (the CAM layer shows only its first {cfg.peers.masks} channels), "
         f"{cfg.peers.iterations} iterations of Extremal Perturbation, {cfg.peers.rounds} rounds. RISE: the same masks, "
         "given to TorchRay ready-made, drawn by this suite within its time.",

@@ -33,10 +33,15 @@ from sise.types import SuiteError, choose
 
 NETWORKS = ("resnet50", "vgg16")
 LABELS = {"resnet50": "ResNet-50", "vgg16": "VGG16"}
-RANDOM_WEIGHTS = (
-    "Networks of full size with TorchRay's layers and random weights: time depends on the architecture only; which "
-    "feature maps are selected, and so the number of masks, is that of a random network."
-)
+
+
+def random_weights(width: float) -> str:
+    """The note on networks of that width, 1 being TorchRay's."""
+    size = "full size" if width == 1 else f"{width:g} times the width (a try-out, NOT the papers' networks)"
+    return (
+        f"Networks of {size} with TorchRay's layers and random weights: time depends on the architecture only; which "
+        "feature maps are selected, and so the number of masks, is that of a random network."
+    )
 
 
 @dataclass
