@@ -1,0 +1,67 @@
+"""Every command that README.md and docs/ show is one that the suite takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sise.benchmark import cli
+from sise.benchmark.runner import name_of
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EVALUATE = "python scripts/evaluate.py "
+
+
+def commands():
+    """(script, words) of every command in a code block or between backticks; settings alone are evaluate.py's."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        lines = [line.split("  #")[0].split(" # ")[0].strip() for block in blocks for line in block.splitlines()]
+        lines += re.findall(
+            r"`((?:python scripts/|experiment=)[^`\n]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        )
+        for line in lines:
+            line = EVALUATE + line if line.startswith("experiment=") else line
+            if line.startswith("python scripts/"):
+                found.add(line)
+    return sorted(found)
+
+
+def single(word):
+    """One job of a sweep: a=1,2 -> a=1."""
+    name, equals, value = word.partition("=")
+    return name + equals + (value if value.startswith("[") else value.split(",")[0])
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command(command):
+    script, *words = shlex.split(command.removeprefix("python "))
+    source = (ROOT / script).read_text()
+    if "argparse" in source:
+        assert all(f'"{word}"' in source for word in words if word.startswith("--"))
+        return
+    config = re.search(r'cli\.script\("(\w+)"', source)[1]
+    sweep = "-m" in words
+    words = [single(word) if sweep else word for word in words if word not in ("-m", "--help")]
+    words = [word for word in words if not word.startswith("hydra")]
+    for word in words:
+        OverridesParser.create().parse_override(word)
+    words = [word for word in words if not word.endswith("=...")]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        cfg = compose(config, words)
+        if config == "evaluate":
+            names = [name_of(cell) for cell in cli.compose_cells(cfg, words)]
+            assert names and len(set(names)) == len(names)
+
+
+def test_commands_are_found():
+    found = commands()
+    assert len(found) > 50 and any(" -m " in c for c in found) and EVALUATE + "experiment=sensitivity" in found
