@@ -26,9 +26,11 @@ def main(cfg: DictConfig) -> int:
         print(status.plan(cells, broken, limit=cfg.limit, shard=shard))
         return 0
     try:
-        return runner.run(cells, limit=cfg.limit, overwrite=cfg.overwrite, shard=shard, broken=broken)
+        failed = runner.run(cells, limit=cfg.limit, overwrite=cfg.overwrite, shard=shard, broken=broken)
     finally:
         cli.say_failures(cells, broken, overrides)
+    cli.say_done(cells, cfg.limit)
+    return failed
 
 
 if __name__ == "__main__":

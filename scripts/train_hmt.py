@@ -13,11 +13,11 @@ import sys
 sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
 
 import argparse
+import os
 from pathlib import Path
 
-from sise.benchmark import hmt, tutorial
+from sise.benchmark import cli, hmt, tutorial
 from sise.benchmark.runner import choose_device
-from sise.types import SuiteError
 
 
 def main() -> None:
@@ -31,11 +31,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help=default)
     parser.add_argument("--lr", type=float, default=0.01, help=f"learning rate {default}")
     parser.add_argument("--seed", type=int, default=0, help=f"of split, weights, order and augmentation {default}")
-    parser.add_argument("--workers", type=int, default=4, help=f"processes that read tiles {default}")
+    workers = min(4, os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=workers, help=f"processes that read tiles {default}")
     parser.add_argument("--device", default="auto", help=f"auto, cpu, cuda, cuda:1 ... {default}")
     given = vars(parser.parse_args())
     root, weights, path = given.pop("root"), given.pop("weights"), given.pop("output")
-    try:
+    with cli.readable_errors():
         given["device"] = device = choose_device(given["device"])
         if weights is None:
             right, count = hmt.train(root, path, **given)
@@ -46,9 +47,6 @@ def main() -> None:
             right, count = tutorial.accuracy(
                 network, hmt.batches(tiles, given["batch"], device=device, workers=given["workers"])
             )
-    except SuiteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     print(f"test accuracy {right}/{count} = {100 * right / count:.2f} %")
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from sise.benchmark import mnist1d
-from sise.types import SuiteError
+from sise.benchmark import cli, mnist1d
 
 
 def main() -> None:
@@ -34,11 +33,8 @@ def main() -> None:
     path = given.pop("output")
     torch.set_num_threads(1)  # batches of twenty curves gain nothing from more
     begun = time.perf_counter()
-    try:
+    with cli.readable_errors():
         share = mnist1d.train(path, **given)
-    except SuiteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     print(f"test accuracy {100 * share:.1f} % after {time.perf_counter() - begun:.0f} s; weights: {path}")
 
 

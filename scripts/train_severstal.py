@@ -13,14 +13,15 @@ sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py 
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import torch
 
+from sise.benchmark import cli
 from sise.benchmark.runner import choose_device
 from sise.benchmark.severstal import Severstal
 from sise.benchmark.severstal_training import Settings, evaluate, report, train
-from sise.types import SuiteError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--output", type=Path, default=Path("outputs/severstal"), help=f"folder of the weights {default}")
     add("--results", type=Path, default=Path("results"), help=f"folder of the confusion matrix {default}")
     add("--device", default="auto", help=f"auto, cpu, cuda, cuda:1 ... {default}")
-    add("--workers", type=int, default=4, help=f"processes that read images {default}")
+    add("--workers", type=int, default=min(4, os.cpu_count() or 1), help=f"processes that read images {default}")
     add("--threads", type=int, default=0, help="CPU threads; 0 = torch's choice")
     add("--restart", action="store_true", help="begin anew instead of continuing")
     add("--all-12568", action="store_true", help="every strip, not only those with a defect")
@@ -89,11 +90,8 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    try:
+    with cli.readable_errors():
         run(arguments)
-    except SuiteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ IMAGES = 12
 
 
 def make_run(outputs, explainer, values, *, metric="EBPG", variant="paper", seed=None, undefined=(), model="vgg16",
-             dataset="voc2007"):  # fmt: skip
+             dataset="voc2007", budget_notes=()):  # fmt: skip
     """``values``: one per image, or one list per image."""
     name = variant + (f"-seed{seed}" if seed is not None else "")
     identity = {"dataset": dataset, "model": model, "explainer": explainer, "variant": name, "protocol": "paper",
-                "seed": seed, "label": explainer.upper(), "config": {}, "weights_hash": "abc", "budget_notes": [],
-                "expected_pairs": 2, "complete_dataset": True, "weights_official": True}  # fmt: skip
+                "seed": seed, "label": explainer.upper(), "config": {}, "weights_hash": "abc",
+                "budget_notes": budget_notes, "expected_pairs": 2, "complete_dataset": True,
+                "weights_official": True}  # fmt: skip
     rest = {m: 0.5 for m in tables.METRICS}
     with RunFolder(outputs / dataset / model / explainer / name, identity) as folder:
         folder.append(
@@ -142,6 +143,38 @@ def test_order_of_methods(tmp_path):
     assert math.isnan(found.loc["mIoU", "tau"])  # all tied
 
 
+def test_two_methods_are_no_order(tmp_path):
+    make_run(tmp_path, "grad_cam", [0.3] * IMAGES)
+    make_run(tmp_path, "sise", [0.5] * IMAGES)
+    files = written(tmp_path)
+    assert [f.name for f in files] == ["sise_table1_statistics.csv", "sise_table1_statistics.md"]
+    assert "Kendall" not in files[1].read_text()
+
+
+def test_statistics_tell_reduced_budgets_and_what_made_them(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES, budget_notes=["departs from protocol=paper: a=1", "3 of 9 images"])
+    make_run(tmp_path, "extremal_perturbation", [0.3] * IMAGES, budget_notes=["10 iterations (paper: 800)"])
+    text = written(tmp_path, table="sise_table1")[1].read_text()
+    assert "- VGG16, Extremal Perturbation: budget: 10 iterations (paper: 800).\n" in text
+    assert text.count("budget") == 1 and "of 9 images" not in text
+    assert text.endswith("- Made by `python scripts/evaluate.py experiment=sise_table1 dataset=voc2007`, then `python "
+                         "scripts/tabulate.py table=sise_table1`.\n")  # fmt: skip
+
+
+def test_what_a_former_table_had_beside_it_goes(tmp_path):
+    for explainer, value in {"sise": 0.5, "grad_cam": 0.4, "grad_cam_pp": 0.45}.items():
+        make_run(tmp_path / "o", explainer, [value] * IMAGES)
+    make_run(tmp_path / "small", "sise", [0.5])
+    results, said = tmp_path / "r", []
+    for outputs in ("o", "small"):
+        before = {f.name for f in results.glob("*")}
+        tabulate(DEFINITIONS, outputs=tmp_path / outputs, results=results, published=PUBLISHED, table="sise_table1",
+                 writers=[comparisons.write], say=said.append)  # fmt: skip
+    assert before - {f.name for f in results.glob("*")} == {f"sise_table1{end}" for end in comparisons.COMPANIONS}
+    assert {f.name for f in results.glob("*")} == {f"sise_table1.{end}" for end in ("csv", "md", "tex")}
+    assert "sise_table1.csv replaces a table of 12 pairs by one of 1" in said
+
+
 def written(outputs, **where):
     files = tabulate(DEFINITIONS, outputs=outputs, results=outputs / "r", published=PUBLISHED,
                      writers=[comparisons.write], say=lambda _: None, **where)  # fmt: skip
@@ -181,6 +214,40 @@ def test_a_table_of_differences_is_made_once_there_is_one(tmp_path):
     # Table 1 shows neither, but what no other table has a place for
     table1 = (tmp_path / "r/sise_table1.md").read_text()
     assert "score-one" not in table1 and "selection-random" not in table1 and "SISE (my-own)" in table1
+
+
+def test_the_base_is_over_the_pairs_that_its_rows_have(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES + [0.9] * IMAGES)
+    make_run(tmp_path, "sise", [0.4] * IMAGES, variant="score-one")
+    make_run(tmp_path, "sise", [0.5] * (IMAGES + 2), variant="gate-none")
+    make_run(tmp_path, "sise", [], variant="layer-1")  # shares none
+    written(tmp_path, table="component_ablation")
+    lines = (tmp_path / "r/component_ablation_voc2007.md").read_text().splitlines()
+    (base,) = (line for line in lines if "as the protocol has it**" in line)
+    assert base.startswith("| **SISE, as the protocol has it** | 50.00 |") and base.endswith("| 12 of 24 |")
+    (row,) = (line for line in lines if line.startswith("| every score 1, no masked pass"))
+    assert "| 40.00 (-10.00 ± 0.00) ▼ |" in row and row.endswith("| 12 |")
+    (row,) = (line for line in lines if line.startswith("| no gates"))  # 14 pairs, two of which differ by 40
+    assert row.split("|")[2].startswith(" 50.00 (-5.71 ±") and row.endswith("| 14 |")
+    assert sum(line.startswith("- Bold rows: over the pairs that all rows below share") for line in lines) == 1
+    assert lines[-1].startswith("- Made by `python scripts/evaluate.py experiment=component_ablation dataset=voc2007`")
+
+
+def test_the_budget_of_a_base_is_told(tmp_path):
+    for variant, masks in {"paper": 150, "masks-twice": 300}.items():
+        make_run(tmp_path, "rise", [0.2] * IMAGES, seed=0, variant=variant,
+                 budget_notes=[f"{masks} masks (paper: 4000)"])  # fmt: skip
+    text = written(tmp_path, table="sensitivity")[1].read_text()
+    assert "- VGG16, RISE, as the protocol has it: budget: 150 masks (paper: 4000).\n" in text
+    assert "RISE: twice the masks: budget: 300 masks (paper: 4000)." in text or "every column: budget: 300" in text
+    assert "| 20.00 (0.00 ± 0.00) |" in text and "+0.00" not in text and "Bold rows" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0.00"), (-0.004, "0.00"), (0.004, "0.00"), (-0.006, "-0.01"), (1, "+1.00")]
+)
+def test_a_difference_of_nothing_has_no_sign(value, text):
+    assert tables.signed(value) == text
 
 
 def test_a_column_can_be_compared_with_something_else(tmp_path):

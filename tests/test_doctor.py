@@ -23,6 +23,7 @@ from sise.benchmark.audits import (
     top_hits,
 )
 from sise.benchmark.datasets import COCO2014, VOC2007, VOC_CLASSES
+from sise.benchmark.mnist1d import MNIST1D
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
 from sise.types import Sample, SuiteError
 
@@ -355,6 +356,13 @@ def torchray_voc(folder, difficult):
         for class_id in {VOC_CLASSES.index(o["name"]) for o in label["annotation"]["object"]}:
             game.aggregate(game.evaluate(label, class_id, point), class_id)
     return game
+
+
+def test_curves_have_no_centre_of_an_image():
+    pytest.importorskip("mnist1d")
+    dataset = MNIST1D()
+    with pytest.raises(SuiteError, match="centre of images; dataset=mnist1d has none"):
+        centre_pairs(dataset, dataset.ids[:1])
 
 
 def counted(dataset, ids, difficult):

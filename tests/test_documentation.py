@@ -64,4 +64,4 @@ def test_command(command):
 
 def test_commands_are_found():
     found = commands()
-    assert len(found) > 50 and any(" -m " in c for c in found) and EVALUATE + "experiment=sensitivity" in found
+    assert len(found) > 50 and any(" -m " in c for c in found) and EVALUATE + "experiment=photos" in found

@@ -23,7 +23,7 @@ from baselines.grad_cam import grad_cam
 from baselines.integrated_gradients import integrated_gradients
 from baselines.rise import rise
 from metrics import keep_mask
-from sise.benchmark import explain
+from sise.benchmark import explain, mnist1d
 from sise.benchmark.preprocessing import Preprocessing
 from sise.layers import find_layers
 from sise.probe import Probe
@@ -125,6 +125,31 @@ def test_several_classes_and_explainers_make_one_panel(ask, tmp_path, monkeypatc
     np.testing.assert_array_equal(np.load(folder / "grad_cam_3_grey_map.npy"), grad_cam(probe, [3])[0].numpy())
 
 
+def test_files_of_another_network_or_class_do_not_stay(ask, tmp_path):
+    picture().save(tmp_path / "box.png")
+    folder = tmp_path / "out" / "box"
+    assert ask(f"image={tmp_path}/box.png", "target=[0,1]", "explainer=grad_cam") == 0
+    assert (folder / "panel.png").is_file()
+    (folder / "mine.txt").write_text("kept")
+    outside = tmp_path / "out" / "outside.png"
+    outside.write_text("kept")
+    old = about(folder)
+    old["maps"][0]["files"] += ["../outside.png", "..", 3]
+    (folder / "explanation.json").write_text(json.dumps(old))
+    assert ask(f"image={tmp_path}/box.png", "target=2", "explainer=grad_cam") == 0
+    (one,) = about(folder)["maps"]
+    there = sorted(f.name for f in folder.iterdir())
+    assert there == sorted([*one["files"], "explanation.json", "mine.txt"]) and outside.is_file()
+    (folder / "explanation.json").write_text("[]")
+    assert ask(f"image={tmp_path}/box.png", "target=2", "explainer=grad_cam") == 0
+
+
+def test_a_network_of_curves_is_refused(ask, tmp_path):
+    picture().save(tmp_path / "box.png")
+    with pytest.raises(SuiteError, match="model=mnist1d sees none"):
+        ask(f"image={tmp_path}/box.png", model=mnist1d.network)
+
+
 def test_an_empty_map_is_said(ask, tmp_path, capsys):
     def flat():
         model = toy_model()
@@ -216,6 +241,11 @@ def test_targets_by_name_and_index():
     for index in (6, -1):
         with pytest.raises(SuiteError, match="classes 0 to 5"):
             find(index)
+
+
+def test_a_number_that_is_no_index_is_no_target():
+    with pytest.raises(SuiteError, match=r"target=2\.5: the network has no class"):
+        explain.find_targets(2.5, ["a", "b", "c"])
 
 
 def test_a_wrong_target_stops_before_the_first_image(ask, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import nn
 from toy import ToyNetwork, toy_model
 
-from sise.benchmark import figures, runner, sanity, sanity_figures
+from sise.benchmark import figures, plots, runner, sanity, sanity_figures
 from sise.benchmark.sheets import Sheet, note_of
 from sise.benchmark.subjects import Shared, choose_pairs, seen, short, status
 from sise.fusion import GATES, cascade, fuse, open_gate
@@ -406,6 +407,12 @@ def test_every_figure_composes_on_every_dataset(figure, dataset):
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         cfg = compose("figures", [f"figure={figure}", f"dataset={dataset}"])
         assert cfg.count >= 1 and cfg.dataset.name == dataset
+
+
+def test_a_table_without_thresholds_is_no_plot_of_them():
+    columns = [SimpleNamespace(label="μ = 0.3"), SimpleNamespace(label="RISE")]
+    with pytest.raises(SuiteError, match="expected a table of thresholds.*got 'RISE'.*table=sise_table6"):
+        plots.threshold_ablation(SimpleNamespace(models=["resnet50"], columns=columns))
 
 
 def test_the_explainers_of_the_figures_exist():

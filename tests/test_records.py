@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sise.benchmark import records
-from sise.benchmark.records import DiskFull, RunFolder, environment, without_folders
+from sise.benchmark.records import DiskFull, RunFolder, environment, without_folders, without_places
 from sise.types import SuiteError
 
 IDENTITY = {"dataset": "d", "config": {"explainer": {"name": "rise", "num_masks": 4000}, "metrics": {}}, "seed": None}
@@ -253,7 +253,7 @@ def test_environment_says_what_matters_without_absolute_paths(monkeypatch, tmp_p
     assert entry["packages"]["torch"] == torch.__version__.split("+")[0] or entry["packages"]["torch"]
     assert {"torchvision", "torchray", "numpy", "scikit-image"} <= entry["packages"].keys()
     assert entry["device"] == entry["cpu"] != ""
-    assert entry["command"] == "evaluate.py dataset.root=VOC 2007 limit=3"
+    assert entry["command"] == "evaluate.py dataset.root=... limit=3"
     assert "/somewhere" not in json.dumps(entry) and os.getcwd() not in json.dumps(entry)
 
 
@@ -268,6 +268,26 @@ def test_environment_says_what_matters_without_absolute_paths(monkeypatch, tmp_p
 )
 def test_without_folders(text, expected):
     assert without_folders(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("dataset.root=/data/VOC 2007", "dataset.root=..."),
+        ("image=[~/a/b,/c/d]", "image=[...,...]"),
+        ("model.weights=C:\\a\\b.pth", "model.weights=..."),
+        ("outputs=outputs/a", "outputs=outputs/a"),
+        ("shard=3/4", "shard=3/4"),
+    ],
+)
+def test_a_command_has_no_shortened_path(word, expected):
+    assert without_places(word) == expected
+
+
+def test_an_identity_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(SuiteError, match=r"run\.json: expected a JSON object, got a list; delete the folder"):
+        _ = RunFolder(tmp_path).identity
 
 
 def test_sessions_are_kept_and_equal_ones_once(folder):

@@ -312,6 +312,15 @@ def test_run_folders_tell_settings_commands_and_versions(results):
         "python scripts/evaluate.py b=2",
     ]
     assert table.problems == []
+    made = "Made by `python scripts/evaluate.py a=1 x=<folder>`, then `python scripts/tabulate.py table=t1`."
+    (results / "t1_shapes.md").write_text(f"# T\n\n- {made.replace(' x=<folder>', '')}\n- {made}\n")
+    table = collected(results)["t1_shapes"]
+    assert table.commands["Command that made it"] == [
+        "python scripts/evaluate.py a=1", "python scripts/tabulate.py table=t1",
+        "python scripts/evaluate.py a=1 x=<folder>",
+    ]  # fmt: skip
+    assert table.commands["Commands that made its records"] == ["python scripts/evaluate.py b=2"]  # the other is told
+    assert "a=1 x=&lt;folder&gt;</code></pre>" in written(results)
     with RunFolder(folder, identity) as run:
         run.append([ok(103)])
     table = collected(results)["t1_shapes"]  # has 103 pairs: that run went on since
@@ -323,6 +332,14 @@ def test_run_folders_tell_settings_commands_and_versions(results):
 
 def frame(text):
     return pd.read_csv(io.StringIO(text))
+
+
+def test_a_method_that_failed_and_differences_of_nothing():
+    broken = MEASURED.replace("SISE,sise,paper,EBPG,52.1,,103,2,0,0,", "SISE,sise,paper,EBPG,,,0,0,0,7,")
+    (grid,) = grids_of(frame(broken))
+    assert [row[-1].text for row in grid.rows] == ["103", "7 failed"]
+    (grid,) = grids_of(frame(STATISTICS.replace("-39.7544,1,-41.2,-38.1", "-0.001,1,-0.004,0.003")))
+    assert grid.rows[1][1].below == "0.00 [0.00, 0.00]"
 
 
 def test_measured_cells():

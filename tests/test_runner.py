@@ -347,6 +347,24 @@ def test_shards_share_out_the_gpus(monkeypatch):
         (["engine.precision=fp23"], "unknown engine.precision 'fp23'.*fp32"),
         (["shard=5/4"], "shard=i/n"),
         (["limit=[1"], r"cannot read 'limit=\[1'"),
+        (["explainer=[sise,rise]"], "one explainer at a time, or a sweep: -m explainer=sise,rise"),
+        (["-m", "explainer=[sise,rise],rise"], "one explainer at a time"),
+        (["model=[vgg16,resnet50]"], "one model at a time"),
+        (["experiment=[sise_table1,sise_table6]"], "one experiment at a time"),
+        (["seed=abc"], "seed: expected a whole number from 0; got seed=abc"),
+        (["seed=-1"], "seed: expected a whole number"),
+        (["seed=true"], "seed: expected a whole number"),
+        (["limit=-1"], "limit: expected null or a whole number from 0; got limit=-1"),
+        (["limit=2.5"], "limit: expected null"),
+        (["variant=a/b"], "variant: expected a name.*got variant=a/b"),
+        (["variant=''"], "variant: expected a name"),
+        (["variant=.."], "variant: expected a name"),
+        (["variant=null"], "variant: expected a name"),
+        (["budget=papre"], "unknown budget 'papre'.*Did you mean 'paper'"),
+        (["overwrite=fasle"], "overwrite: expected true or false"),
+        (["estimate=0"], "estimate: expected true, false or seconds above 0"),
+        (["explainer.call.mu=abc"], "explainer.call.mu: expected a number from 0 to 1"),
+        (["protocol.sise.mu=1.5"], "explainer.call.mu: expected a number from 0 to 1; got explainer.call.mu=1.5"),
     ],
 )
 def test_a_typo_is_one_message_and_exit_code_2(words, said, monkeypatch, capsys, tmp_path):
@@ -362,6 +380,122 @@ def test_a_typo_is_one_message_and_exit_code_2(words, said, monkeypatch, capsys,
     message = capsys.readouterr().err
     assert end.value.code == 2
     assert re.search(said, message) and message.startswith("error: ") and message.count("\n") <= 4, message
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("tabulate", ["table=[hmt,photos]"], "expected one table at a time\n"),
+        ("explain", ["model=[timm,module]"], "expected one model at a time\n"),
+        ("explain", ["top=five"], "top: expected a whole number"),
+        ("selection", ["limit=0"], "limit: expected null or a whole number from 1"),
+        ("figures", ["count=0"], "count: expected a whole number from 1"),
+        ("figures", ["figure=masks", "masks_per_layer=0"], "masks_per_layer: expected a whole number from 1"),
+        ("doctor", ["limit=0"], "limit: expected null or a whole number from 1"),
+        ("status", ["watch=-1"], "watch: expected null or seconds above 0"),
+        ("status", ["watch=often"], "watch: expected null or seconds above 0"),
+        ("benchmark", ["rounds=0"], "rounds: expected a whole number from 1"),
+        ("benchmark", ["peers.rounds=0"], "peers.rounds: expected a whole number from 1"),
+    ],
+)
+def test_every_command_refuses_a_wrong_setting(command, words, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"{command}.py", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.script(command)(lambda cfg: pytest.fail("it started"))()
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and message.startswith("error: ") and said in message
+
+
+def composed(command, *words):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        cfg = compose(command, list(words))
+    cli.check_settings(cfg, command)
+    return cfg
+
+
+def test_what_ships_passes_the_check_and_a_single_value_is_a_list_of_one():
+    for command in sorted(Path(CONFIGS).glob("*.yaml")):
+        composed(command.stem)
+    for experiment in sorted(Path(CONFIGS).glob("experiment/*.yaml")):
+        with initialize_config_dir(CONFIGS, version_base="1.3"):
+            words = [f"experiment={experiment.stem}"]
+            assert cli.compose_cells(compose("evaluate", words), words)
+    assert composed("evaluate", "limit=0", "estimate=0.5", "variant=3").limit == 0
+    assert composed("doctor", "require=voc2007").require == ["voc2007"]
+    assert composed("figures", "images=000150").images == ["000150"]
+    assert composed("benchmark", "parts=engine").parts == ["engine"]
+    assert composed("figures", "images=[000150,a]").images == ["000150", "a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dataset=mnist1d"], "resnet50 has no network.*dataset=mnist1d; give model=mnist1d"),
+        (["dataset=severstal"], "give model=resnet101_severstal"),
+        (["model=hmt"], "give dataset=hmt with it, got dataset=shapes"),
+        (["model=mnist1d", "dataset=voc2007"], "give dataset=mnist1d"),
+        (["dataset=hmt", "model=hmt"], ""),
+        (["dataset=hmt", "model=torchvision"], ""),
+    ],
+)
+def test_a_dataset_with_a_network_of_its_own_needs_it(words, said):
+    cfg = composed("evaluate", *words)
+    if said:
+        with pytest.raises(SuiteError, match=said):
+            runner.make_cells([cfg])
+    else:
+        runner.check_network(cfg)
+
+
+def test_a_problem_of_many_cells_is_said_once(config):
+    def bad(arch, variant):
+        model = {"_target_": "sise.benchmark.models.torchray", "arch": arch}
+        return config("explainer=uniform", f"variant={variant}", model=model)
+
+    with pytest.raises(Exception, match="vgg17") as one:
+        runner.make_cells([bad("vgg17", "a"), bad("vgg17", "b")], {})
+    assert runner.message(one.value).count("vgg17") == 1
+    with pytest.raises(SuiteError) as two:
+        runner.make_cells([bad("vgg17", "a"), bad("vgg18", "b"), bad("vgg17", "c")], {})
+    lines = str(two.value).splitlines()
+    assert len(lines) == 3 and lines[1].startswith("shapes/toynet/uniform/a, shapes/toynet/uniform/c: unknown arch")
+
+
+def test_a_place_that_cannot_be_written_is_one_message(config, monkeypatch, capsys, caplog, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SuiteError, match=r"cannot use .*file.*: Not a directory"):
+        run(config("explainer=uniform", f"outputs={tmp_path}/file"))
+    assert not any(record.exc_info for record in caplog.records)
+    monkeypatch.setattr("sys.argv", ["tabulate.py"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.script("tabulate")(lambda cfg: (tmp_path / "file" / "x").mkdir())()
+    assert end.value.code == 2 and re.match(r"error: cannot use .*file/x: Not a directory", capsys.readouterr().err)
+
+
+def test_the_end_says_how_many_pairs_and_where(config, tmp_path, capsys):
+    _, cells = run(config("explainer=uniform"), limit=2)
+    pairs, place = len(records(cells[0])), f"outputs={tmp_path}"
+    cli.say_done(cells, 2)
+    folder = f"{tmp_path}/toy/toynet/uniform/paper"
+    said = f"{pairs} pairs computed: {folder}; tables: python scripts/tabulate.py {place}\n"
+    assert capsys.readouterr().out == said
+    _, cells = run(config("explainer=uniform"), config("explainer=random"), limit=1)
+    cli.say_done(cells, 1)  # of uniform nothing was missing
+    assert capsys.readouterr().out.startswith(f"{len(records(cells[1]))} pairs computed: 2 runs below {tmp_path}; ")
+    cli.say_done(cells, 0)
+    assert capsys.readouterr().out == f"limit=0: nothing was computed: 2 runs below {tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(SuiteError("give it with dataset.root=<folder>"), 2, "error: give it with --root <folder>"),
+     (KeyboardInterrupt(), 130, "interrupted")],
+)  # fmt: skip
+def test_a_training_command_ends_readably(error, code, said, capsys):
+    with pytest.raises(SystemExit) as end, cli.readable_errors():
+        raise error
+    assert end.value.code == code and capsys.readouterr().err == f"{said}\n"
 
 
 @pytest.mark.parametrize("script", sorted(Path(CONFIGS).parent.glob("scripts/*.py")), ids=lambda p: p.name)

@@ -104,16 +104,20 @@ def test_a_report_adds_up(tmp_path):
     lines = status.report([made, other]).splitlines()
     assert lines[1].split() == ["d/m/e/paper", "3", "4", "2", "1", "10", "min"]
     assert lines[2].split() == ["d/m/f/paper", "0", "9", "0", "0", "?"]
-    assert lines[3].split() == ["2", "cells", "3", "13", "2", "1", "10", "min"]
+    assert lines[3].split() == ["2", "cells", "3", "13", "2", "1", "at", "least", "10", "min"]
     assert lines[4:6] == ["d/m/e/paper: stale: because", "d/m/e/paper: at work: process 7"]
     assert "estimate=true" in lines[6]
+    assert status.report([made]).splitlines()[2].endswith("  10 min")
+    assert status.report([other]).splitlines()[2].endswith("  ?")
     with pytest.raises(SuiteError, match=r"evaluate\.py"):
         status.report([])
 
 
 def test_a_plan_says_what_cannot_run(cell):
-    text = status.plan([cell()], {"d/m/e/v": "no weights"}, limit=None, shard=runner.EVERYTHING)
-    assert "toy/toynet/random/paper-seed0" in text and "d/m/e/v cannot run: no weights" in text
+    text = status.plan(
+        [cell()], {"d/m/e/v": "no weights", "d/m/f/v": "no weights"}, limit=None, shard=runner.EVERYTHING
+    )
+    assert "toy/toynet/random/paper-seed0" in text and "cannot run: d/m/e/v, d/m/f/v: no weights" in text
 
 
 def test_who_is_writing(tmp_path):

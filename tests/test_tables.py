@@ -1,6 +1,7 @@
 """Tables on hand-made records: every number, mark and count is known beforehand."""
 
 import io
+import json
 import math
 import re
 import shutil
@@ -159,6 +160,8 @@ GOOD = dict(n=9, published=60.0, difference=0.4, standard_error=0.1, published_d
         ({"hardware": True}, "other hardware"),
         ({"published": math.nan}, "not published"),
         ({"n": 0}, "not run"),
+        ({"n": 0, "failed": True}, "failed"),
+        ({"failed": True}, "reproduced"),  # not every pair, then
     ],
 )
 def test_status(changes, expected):
@@ -241,6 +244,34 @@ def test_marks_lower_is_better_for_drop_and_controls_take_no_part(tmp_path):
     assert re.search(r"^SISE +30\.00\*", tables.to_text(table), re.MULTILINE)
 
 
+def places(table, metric="EBPG"):
+    return {c.label: place for c in table.columns if (place := cell(table, c.label, metric)["place"])}
+
+
+def test_a_row_of_different_pairs_has_no_places(tmp_path):
+    make_run(tmp_path, "grad_cam", [ok("1", EBPG=0.9), ok("2"), ok("3", mIoU=None)])
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.2), ok("2"), ok("3")])
+    make_run(tmp_path, "centre", [ok("1")])  # a control
+    table = make_table(tmp_path)
+    assert places(table) == {"Grad-CAM": "best", "SISE": "second"} and places(table, "mIoU") == {}
+    (warning,) = [note for note in table.notes if "WARNING" in note]
+    assert "CENTRE lacks 2" in warning and "no places" not in warning
+    make_run(tmp_path, "score_cam", [ok("1", EBPG=1.0)])
+    table = make_table(tmp_path)
+    assert not any(places(table, metric) for metric in METRICS) and "**" not in tables.to_markdown(table)
+    assert any("WARNING" in note and "so there are no places" in note for note in table.notes)
+
+
+def test_costs_of_a_reduced_budget_take_no_place(tmp_path):
+    notes = {"extremal_perturbation": "10 iterations (paper: 800)", "ada_sise": "departs from protocol=paper: a.b=1"}
+    for explainer, seconds in {"extremal_perturbation": 2.0, "sise": 5.0, "ada_sise": 3.0}.items():
+        records = [ok(i, seconds=seconds, EBPG=1 / seconds) for i in "12"]
+        make_run(tmp_path, explainer, records, budget_notes=[notes[explainer]] if explainer in notes else [])
+    table = make_table(tmp_path, "ada_sise_table1")
+    assert places(table, "seconds") == {"Ada-SISE (text)": "best", "SISE": "second"}
+    assert places(table) == {"Extremal Perturbation": "best", "Ada-SISE (text)": "second"}
+
+
 # columns, foot and checks -------------------------------------------------------------------------------------------
 
 
@@ -288,6 +319,77 @@ def test_the_foot_names_variant_weights_budget_and_dataset(tmp_path):
     assert "VGG16: weights abc, NOT the published checkpoint; made here." in foot
     assert "VGG16, every column: budget: 9 masks (paper: 4000)." in foot
     assert "not the complete official set" in foot
+
+
+def test_the_foot_tells_departures_budgets_and_data_apart(tmp_path):
+    departs, counts = "departs from protocol=paper: explainer.call.mu=0.3, protocol.fill=black", "9 of 4952 images"
+    make_run(tmp_path, "sise", [ok("1"), ok("2")], variant="mine", budget_notes=[departs, counts])
+    make_run(
+        tmp_path, "rise", [ok("1"), ok("2")], variant="mine", seed=0, budget_notes=["9 masks (paper: 4000)", counts]
+    )
+    table = make_table(tmp_path)
+    notes = [note for note in table.notes if re.search("Variant|departs|budget:|data:", note)]
+    assert sorted(notes) == [
+        "VGG16, RISE (mine): budget: 9 masks (paper: 4000).",
+        "VGG16, every column: data: 9 of 4952 images.",
+        "Variant mine of RISE (mine): protocol paper (the text).",
+        "Variant mine of SISE (mine): protocol paper (the text); departs from it: explainer.call.mu=0.3, "
+        "protocol.fill=black.",
+    ]
+    assert all(note in tables.to_text(table) for note in (notes[0], *notes[-2:]) if "of RISE" not in note)
+    assert cell(table, "SISE (mine)")["budget note"] == f"{departs}; {counts}"
+
+
+# what made it -------------------------------------------------------------------------------------------------------
+
+
+def told(outputs, explainer, *commands, images=2, dataset="voc2007"):
+    """A run with a session for every command, each behind some of its records but the first."""
+    make_run(outputs, explainer, [ok(str(i), session=f"s{1 + i % (len(commands) - 1)}") for i in range(images)],
+             dataset=dataset)  # fmt: skip
+    sessions = [{"session": f"s{i}", "time": f"2026-{i}", "command": c} for i, c in enumerate(commands)]
+    (outputs / dataset / "vgg16" / explainer / "paper/environment.json").write_text(json.dumps(sessions))
+
+
+def test_the_commands_that_made_the_records_are_told(tmp_path):
+    told(tmp_path, "sise", "scripts/evaluate.py old=1",
+         "scripts/evaluate.py dataset=voc2007 dataset.root=VOC outputs=o overwrite=true limit=2 shard=1/2",
+         "scripts/evaluate.py +protocol.x=[1] model.weights=../w.pth dataset.root=...")  # fmt: skip
+    table = make_table(tmp_path)
+    assert table.commands == (
+        "python scripts/evaluate.py dataset=voc2007 dataset.root=<folder> limit=2 shard=1/2",
+        "python scripts/evaluate.py +protocol.x=[1] model.weights=<folder> dataset.root=<folder>",
+        "python scripts/tabulate.py table=sise_table1",
+    )
+    last = "- Made by " + ", then ".join(f"`{command}`" for command in table.commands) + ".\n"
+    assert tables.to_markdown(table).endswith(last)
+    assert "evaluate.py dataset=voc2007 dataset.root=$<$folder$>$ limit=2" in tables.to_latex(table)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "commands", "images", "first"),
+    [
+        ("shapes", ["-", "a limit=1"], 2, "experiment=sise_table1"),  # went on with the same settings
+        ("voc2007", ["-", "a limit=1"], 2, "experiment=sise_table1 dataset=voc2007"),
+        ("shapes", ["-", *"abcd"], 4, "experiment=sise_table1"),  # too many
+        ("shapes", ["-", *"abca"], 4, None),  # three
+        ("shapes", ["-", "a limit=2"], 2, None),
+    ],
+)
+def test_else_the_command_of_the_experiment_is_told(tmp_path, dataset, commands, images, first):
+    told(tmp_path, "sise", *commands, images=images, dataset=dataset)
+    found = make_table(tmp_path, dataset=dataset).commands
+    assert found[-1] == "python scripts/tabulate.py table=sise_table1"
+    own = list(dict.fromkeys(f"python {command}" for command in commands[1:]))
+    assert list(found[:-1]) == ([f"python scripts/evaluate.py {first}"] if first else own)
+
+
+def test_a_table_without_an_experiment_names_none(tmp_path):
+    make_run(tmp_path, "sise", [ok("1")])  # whose command nobody knows
+    assert make_table(tmp_path, "default").commands == ("python scripts/tabulate.py table=default",)
+
+
+# checks -------------------------------------------------------------------------------------------------------------
 
 
 def test_arithmetic_that_fails_is_in_the_foot(tmp_path):
@@ -366,6 +468,19 @@ def test_tabulate_makes_what_there_is_and_the_rest_by_default(tmp_path):
     assert again == {f.name: f.read_bytes() for f in files}
 
 
+def test_a_table_of_fewer_pairs_says_what_it_replaces(tmp_path):
+    said = []
+    for n in (3, 3, 2, 4):
+        make_run(tmp_path / str(len(said)), "sise", [ok(str(i)) for i in range(n)])
+        tabulate(DEFINITIONS, outputs=tmp_path / str(len(said)), results=tmp_path / "r", published=PUBLISHED,
+                 table="sise_table1", say=said.append)  # fmt: skip
+    assert [text for text in said if "replaces" in text] == ["sise_table1.csv replaces a table of 3 pairs by one of 2"]
+    (tmp_path / "r/sise_table1.csv").write_text("")  # says nothing of pairs
+    tabulate(DEFINITIONS, outputs=tmp_path / "0", results=tmp_path / "r", published=PUBLISHED, table="sise_table1",
+             say=said.append)  # fmt: skip
+    assert sum("replaces" in text for text in said) == 1
+
+
 def test_tabulate_serves_a_dataset_that_no_definition_knows(tmp_path):
     make_run(tmp_path, "sise", [ok("1"), ok("2")], dataset="own")
     files = tabulate(DEFINITIONS, outputs=tmp_path, results=tmp_path / "r", published=PUBLISHED, table="sise_table1",
@@ -392,8 +507,11 @@ def test_a_run_in_which_everything_failed_is_told(tmp_path):
     make_run(tmp_path, "sise", [failed("1"), failed("2")])
     table = make_table(tmp_path)
     c = cell(table, "SISE")
-    assert (c["status"], c["n"], c["failed"]) == ("not run", 0, 2)
+    assert (c["status"], c["n"], c["failed"]) == ("failed", 0, 2)
     assert any("2 FAILED" in note for note in table.notes)
+    assert "Status failed (5 cells): every pair failed." in table.notes
+    (row,) = (line for line in tables.to_markdown(table).splitlines() if line.startswith("|  | n |"))
+    assert "| not run | 2 failed |" in row and re.search("^SISE .* 2 failed$", tables.to_text(table), re.MULTILINE)
     assert all(write(table) for write in (tables.to_csv, tables.to_markdown, tables.to_latex, tables.to_text))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from metrics.localization import ebpg
 from sise.benchmark import runner, selection, statistics
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
-from sise.benchmark.records import without_folders
+from sise.benchmark.records import without_folders, without_places
 from sise.benchmark.subjects import readable
 from sise.benchmark.tables import read_published
 from sise.method import ADAPTIVE_RULES
@@ -131,6 +131,7 @@ class Bench:
         if (name, fully_convolutional) not in self._models:
             extra = [f"protocol.fully_convolutional={str(fully_convolutional).lower()}"]
             cfg = self.compose(*self._model_overrides(name), *extra)
+            runner.check_network(cfg)
             self._models[name, fully_convolutional] = instantiate(cfg.model.loader)
         return self._models[name, fully_convolutional]
 
@@ -534,6 +535,9 @@ def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | No
         counts it in its whole and in its difficult set (not if the data set marks all its objects difficult; the latter
         has what its list names, and all of images that the list lacks); and the percentage of the image that its
         ``mask`` and its ``boxes`` cover.
+
+    Raises:
+        SuiteError: If the data are no images.
     """
     flags = difficult_flags(dataset.name) if dataset.name in PAPERS else {}
     rows = []
@@ -543,6 +547,10 @@ def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | No
         hard = sample.info.get("difficult", [False] * len(sample.targets))
         boxes = sample.info.get("boxes", [()] * len(sample.targets))
         for target, mask, difficult, group in zip(sample.targets, sample.masks, hard, boxes, strict=True):
+            if mask.ndim != 2:
+                raise SuiteError(
+                    f"audit=V7 asks for the centre of images; dataset={dataset.name} has none: choose another"
+                )
             inside = np.zeros_like(mask)
             for x0, y0, x1, y1 in group:
                 inside[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
@@ -647,6 +655,6 @@ def _markdown(audit: Audit, bench: Bench, overrides: Sequence[str]) -> str:
     if bench.left_out:
         first = without_folders(next(iter(bench.left_out.values())))
         images += f", {len(bench.left_out)} of them left out, which could not be read (the first: {first})"
-    command = without_folders(shlex.join(["python", "scripts/doctor.py", *overrides]))
+    command = shlex.join(["python", "scripts/doctor.py", *map(without_places, overrides)])
     title = f"# Audit {audit.name} on {bench.dataset.name}"
     return f"{title}\n\n{audit.question}\n\n{table}\n\n**{verdict}.**\n\n{images}: `{command}`\n"

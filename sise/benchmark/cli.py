@@ -6,10 +6,13 @@ import ctypes
 import difflib
 import functools
 import logging
+import math
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -20,8 +23,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from sise.benchmark import sweeps
 from sise.benchmark.runner import Cell, message, name_of
@@ -34,6 +37,11 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GROUPS = ("dataset", "model", "explainer", "protocol", "metrics", "engine", "experiment")
 NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overwrite", "dry_run", "estimate")
 """Settings that change nothing of a protocol, a metric or an explainer."""
+LISTS = ("audit", "captions", "classes", "controls", "explainers", "images", "models", "networks", "only", "overrides",
+         "parts", "require")  # fmt: skip
+"""Settings that are lists: a single value is a list of one."""
+EXPECTED = (SuiteError, OmegaConfBaseException, HydraException, OSError)
+"""What ends a command with a message."""
 
 
 def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = "evaluate") -> list[DictConfig]:
@@ -69,6 +77,7 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
         for cell in cells:
             of_cell = [*general, f"model={model}", *(f"{k}={v}" for k, v in cell.items())]
             configs.append(_with_departures(compose(config_name, of_cell), config_name, of_cell))
+            check_settings(configs[-1], config_name)
     return _only(cfg, configs)
 
 
@@ -157,6 +166,16 @@ def say_failures(cells: Sequence[Cell], broken: Iterable[str], overrides: Sequen
         print(f"again, just that: python {_script()} {shlex.join([*kept, *only])}".rstrip(), file=sys.stderr)
 
 
+def say_done(cells: Sequence[Cell], limit: int | None) -> None:
+    """After a run: how many pairs it computed, where they are, and what makes tables of them."""
+    count = sum(cell.computed for cell in cells)
+    outputs = cells[0].cfg.outputs
+    where = str(cells[0].path) if len(cells) == 1 else f"{len(cells)} runs below {outputs}"
+    what = f"{count} pair{'s' * (count != 1)} computed" if limit != 0 else "limit=0: nothing was computed"
+    tables = "python scripts/tabulate.py" + ("" if outputs == "outputs" else f" {shlex.quote(f'outputs={outputs}')}")
+    print(f"{what}: {where}; tables: {tables}" if limit != 0 else f"{what}: {where}")
+
+
 def _script() -> str:
     """The script as it was called, without folders above the repository."""
     path = Path(sys.argv[0]).resolve()
@@ -179,7 +198,8 @@ def script(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], C
     """
 
     def decorate(function: Callable[[DictConfig], int | None]) -> Callable[[], None]:
-        task = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(main(function))
+        task = main(function, config_name)
+        task = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(task)
 
         @functools.wraps(function)
         def command() -> None:
@@ -187,9 +207,9 @@ def script(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], C
             words = sys.argv[1:]
             try:
                 if all(not word.startswith("-") or word in ("-m", "--multirun") for word in words):
-                    _check_choices(_parsed(words))
+                    _check_choices(_parsed(words), config_name)
                 task()
-            except (SuiteError, OmegaConfBaseException, HydraException) as error:
+            except EXPECTED as error:
                 print(f"error: {_explained(error, config_name, _parsed(words))}", file=sys.stderr)
                 raise SystemExit(2) from None
             except KeyboardInterrupt:
@@ -205,7 +225,7 @@ def script(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], C
     return decorate
 
 
-def main(function: Callable[[DictConfig], int | None]) -> Callable[[DictConfig], None]:
+def main(function: Callable[[DictConfig], int | None], config_name: str = "evaluate") -> Callable[[DictConfig], None]:
     """Turns an expected error into one readable message and exit code 2, a failure count into exit code 1."""
 
     @functools.wraps(function)
@@ -214,8 +234,9 @@ def main(function: Callable[[DictConfig], int | None]) -> Callable[[DictConfig],
             sweeps.run_job(function.__code__.co_filename)
             return
         try:
+            check_settings(cfg, config_name)
             failed = function(cfg)
-        except (SuiteError, OmegaConfBaseException, HydraException) as error:
+        except EXPECTED as error:
             print(f"error: {message(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         if failed:
@@ -223,6 +244,74 @@ def main(function: Callable[[DictConfig], int | None]) -> Callable[[DictConfig],
             raise SystemExit(1)
 
     return wrapped
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """The same ends for a command whose options are argparse's (``--root`` where the others have ``dataset.root=``)."""
+    try:
+        yield
+    except (SuiteError, OSError) as error:
+        text = message(error).replace("dataset.root=", "--root ").replace("set dataset.root", "set --root")
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+# ---------------------------------------------------------------------- settings
+
+
+def check_settings(cfg: DictConfig, config_name: str) -> None:
+    """Refuses settings that would break a run later, or a reader of its folder; makes single values of lists lists.
+
+    Args:
+        cfg: Composed.
+        config_name: Its root configuration: ``limit=0`` is for those that plan and keep runs only.
+
+    Raises:
+        SuiteError: If a setting has another type or range than it is read with.
+    """
+    for key in LISTS:
+        if key in cfg and cfg[key] is not None and not isinstance(cfg[key], ListConfig):
+            cfg[key] = [cfg[key]]
+    if "budget" in cfg and "budgets" in cfg:
+        choose("budget", cfg.budget, list(cfg.budgets))
+    least = 0 if config_name in ("evaluate", "status") else 1
+    rules: dict[str, tuple[str, Callable[[object], bool]]] = {
+        "limit": (f"null or a whole number from {least}", lambda v: v is None or _whole(v, least)),
+        "seed": ("a whole number from 0", lambda v: _whole(v, 0)),
+        "top": ("a whole number from 0", lambda v: _whole(v, 0)),
+        "variant": (
+            "a name of letters, digits and . _ - that begins with a letter or digit",
+            lambda v: v is not None and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(v))),
+        ),
+        "watch": ("null or seconds above 0", lambda v: v is None or (_number(v) and v > 0)),
+        "estimate": ("true, false or seconds above 0", lambda v: isinstance(v, bool) or (_number(v) and v > 0)),
+        "explainer.call.mu": ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1),
+    }
+    rules |= dict.fromkeys(("overwrite", "dry_run"), ("true or false", lambda v: isinstance(v, bool)))
+    rules |= dict.fromkeys(
+        ("count", "masks_per_layer", "rounds", "peers.rounds", "phases.rounds"),
+        ("a whole number from 1", lambda v: _whole(v, 1)),
+    )
+    for key, (expected, fits) in rules.items():
+        above, _, name = key.rpartition(".")
+        try:
+            node = OmegaConf.select(cfg, above) if above else cfg
+            if isinstance(node, DictConfig) and name in node and not fits(node[name]):
+                raise SuiteError(f"{key}: expected {expected}; got {key}={node[name]}")
+        except InterpolationResolutionError:  # of another setting that is unknown: the script says which
+            continue
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 # ---------------------------------------------------------------------- names that do not exist
@@ -240,23 +329,30 @@ def _parsed(words: Sequence[str]) -> list[Override]:
     return found
 
 
-def _check_choices(overrides: Sequence[Override]) -> None:
-    """Names the nearest option of a group; Hydra would pass over an experiment that does not exist."""
+def _check_choices(overrides: Sequence[Override], config_name: str) -> None:
+    """Names the nearest option of a group; Hydra would pass over an experiment that does not exist.
+
+    Of a list, Hydra would merge the options into one that there is not; only scripts/explain.py takes several.
+    """
     for override in overrides:
         group = override.key_or_group
         options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
         if options and group != "hydra/launcher":
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
             for value in values:
-                for name in value if isinstance(value, list) else [value]:  # scripts/explain.py takes several
+                if isinstance(value, list) and (config_name, group) != ("explain", "explainer"):
+                    words = ",".join(map(str, value))
+                    sweep = f", or a sweep: -m {group}={words}" if config_name == "evaluate" else ""
+                    raise SuiteError(f"{override.input_line}: expected one {group} at a time{sweep}")
+                for name in value if isinstance(value, list) else [value]:
                     if name is not None:
                         choose(group, str(name), options)
 
 
 def _explained(error: Exception, config_name: str, overrides: Sequence[Override]) -> str:
     """The error's message; where a setting is unknown, the settings that were probably meant."""
-    if isinstance(error, SuiteError):
-        return str(error)
+    if isinstance(error, SuiteError | OSError):
+        return message(error)
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: {error}"
     if launcher := [o.value() for o in overrides if o.key_or_group == "hydra/launcher"]:

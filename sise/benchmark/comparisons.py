@@ -16,21 +16,26 @@ import pandas as pd
 
 from sise.benchmark import statistics
 from sise.benchmark.tables import (
+    BUDGET,
     COSTS,
     LABELS,
     LOWER_IS_BETTER,
     Column,
     Run,
     Table,
+    budget_notes,
     number,
     pair_values,
     runs_of,
+    signed,
+    write_files,
 )
 
 __all__ = ["compare", "order", "write"]
 
 REFERENCE = {"explainer": "sise", "variant": "paper"}
 LEVEL = 0.05
+COMPANIONS = ("_statistics.csv", "_statistics.md", "_order.csv")
 COLUMNS = ("dataset", "model", "metric", "method", "explainer", "variant", "against", "images", "pairs", "unpaired",
            "undefined", "mean", "reference mean", "difference", "standard error", "low", "high", "bootstrap p",
            "bootstrap p (Holm)", "images higher", "images lower", "images tied", "sign p", "sign p (Holm)",
@@ -150,7 +155,7 @@ def order(table: Table) -> pd.DataFrame:
 def write(
     table: Table, definition: Mapping[str, Any], runs: Sequence[Run], results: Path, say: Callable[[str], Any] = print
 ) -> list[Path]:
-    """A writer for :func:`sise.benchmark.tables.tabulate`."""
+    """A writer for :func:`sise.benchmark.tables.tabulate`. What a former table had beside it and this has not, goes."""
     reference = definition.get("reference") or REFERENCE
     compared = compare(table, runs, reference)
     if definition.get("layout") == "differences":
@@ -161,19 +166,19 @@ def write(
         compared = compared[~compared["metric"].isin(COSTS)]
         agreement = order(table).dropna(subset="tau")
         agreement = agreement[~agreement["metric"].isin(COSTS)]
-        if compared.empty and agreement.empty:
-            return []
-        stem = f"{table.name}_statistics"
-        files = {
-            f"{stem}.csv": _csv(compared),
-            f"{stem}.md": statistics_to_markdown(table, compared, agreement, reference),
-        }
+        files = {}
+        if len(compared) or len(agreement):
+            stem = f"{table.name}_statistics"
+            text = statistics_to_markdown(table, compared, agreement, reference)
+            files = {f"{stem}.csv": _csv(compared), f"{stem}.md": text}
         if len(agreement):
             files[f"{table.name}_order.csv"] = _csv(agreement)
-    for name, text in files.items():
-        (results / name).write_text(text, encoding="utf-8")
-    say(f"-> {', '.join(str(results / name) for name in files)}\n")
-    return [results / name for name in files]
+        for name in {f"{table.name}{end}" for end in COMPANIONS} - files.keys():
+            (results / name).unlink(missing_ok=True)
+    written = write_files({results / name: text for name, text in files.items()}, say)
+    if written:
+        say(f"-> {', '.join(map(str, written))}\n")
+    return written
 
 
 def _csv(frame: pd.DataFrame) -> str:
@@ -205,7 +210,7 @@ def statistics_to_markdown(
         lines = [["Model", "Metric", "Kendall's τ", "p", "methods"], ["---", "---", "--:", "--:", "--:"]]
         for row in agreement.itertuples():
             lines.append(
-                [LABELS.get(row.model, row.model), _heading(row.metric), f"{row.tau:+.2f}", f"{row.p:.3f}", str(row.n)]
+                [LABELS.get(row.model, row.model), _heading(row.metric), signed(row.tau), f"{row.p:.3f}", str(row.n)]
             )
         parts += ["## Order of the methods, measured and published", _table(lines)]
     notes = [
@@ -214,9 +219,11 @@ def statistics_to_markdown(
         "▲ better, ▼ worse than the reference: bootstrap and exact sign test over images both at 5 % after Holm's "
         "correction over the methods of a (model, metric); △ ▽: the bootstrap alone. Lower is better for Drop%.",
         *_counts(compared),
+        *_budgets(table),
     ]
     if len(agreement):
         notes.append("τ: +1 = the published order of the methods, −1 = its reverse; exact p where nothing is tied.")
+    notes.append(table.made_by)
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
 
 
@@ -225,24 +232,34 @@ def differences_to_markdown(
 ) -> str:
     """One row per choice: what it scores, and the difference to the reference on the same pairs."""
     runs = [run for run in runs if run.identity["dataset"] == table.dataset]
-    parts = [f"# {table.title}"]
+    parts, budgets, fewer = [f"# {table.title}"], _budgets(table), False
     for model, of_model in compared.groupby("model", sort=False):
         metrics = [m for m in table.metrics if m in set(of_model["metric"])]
         lines = [["Choice", *(_heading(m) for m in metrics), "pairs"], ["---", *["--:"] * (len(metrics) + 1)]]
         for against, of_base in of_model.groupby("against", sort=False):
             explainer, _, variant = str(against).partition("/")
             base = runs_of(runs, model, Column(explainer, variant, ""))
-            values = {m: pair_values(base, m) for m in metrics}
+            rows = [runs_of(runs, model, Column(*key, "")) for key, _ in of_base.groupby(["explainer", "variant"])]
+            every = max(len(pair_values(base, m)) for m in metrics)
+            values = {m: _in_common(base, rows, m) for m in metrics}
+            common = max(map(len, values.values()))
+            fewer |= common < every
+            label = f"{base[0].identity['label']}, as the protocol has it"
             lines.append([
-                f"**{base[0].identity['label']}, as the protocol has it**",
-                *(number(values[m].mean(), m) for m in metrics), str(max(map(len, values.values()))),
+                f"**{label}**", *(number(values[m].mean(), m) for m in metrics),
+                f"{common} of {every}" if common < every else str(every),
             ])  # fmt: skip
+            less = filter(BUDGET.match, budget_notes(base, Column(explainer, variant, label)))
+            budgets += [f"{LABELS.get(model, model)}, {label}: budget: {note}." for note in less]
             for _, of_method in of_base.groupby("method", sort=False):
                 cells = of_method.set_index("metric", drop=False)
                 lines.append(
                     [cells.iloc[0]["method"], *(_change(cells.loc[m]) for m in metrics), str(cells.iloc[0]["pairs"])]
                 )
         parts += [f"## {LABELS.get(model, model)}", _table(lines)]
+    if fewer:
+        budgets.insert(0, "Bold rows: over the pairs that all rows below share with them; a row that shares more is "
+                          "compared on all of those.")  # fmt: skip
     notes = [
         "Cells: mean over pairs (difference to the protocol's default on the same pairs ± paired standard error, "
         "images as clusters). Percent and percentage points."
@@ -251,16 +268,33 @@ def differences_to_markdown(
         "▲ better, ▼ worse: bootstrap over images and exact sign test both at 5 % after Holm's correction over the "
         "rows of a (model, metric); △ ▽: the bootstrap alone. Lower is better for Drop%.",
         *_counts(compared),
+        *budgets,
+        table.made_by,
     ]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def _in_common(base: Sequence[Run], rows: Iterable[Sequence[Run]], metric: str) -> pd.Series:
+    """The base's values on the pairs that every row shares with it, but for rows that share none."""
+    values = pair_values(base, metric)
+    kept = values.index
+    for row in rows:
+        if len(shared := pair_values(row, metric).index.intersection(values.index)):
+            kept = kept.intersection(shared)
+    return values[kept]
+
+
+def _budgets(table: Table) -> list[str]:
+    """The notes of the table's foot about methods on less than the paper's budget."""
+    return [note for note in table.notes if ": budget: " in note]
 
 
 def _interval(row: pd.Series) -> str:
     if not row["pairs"]:
         return "–"
-    text = f"{row['difference']:+.2f}"
+    text = signed(row["difference"])
     if not math.isnan(row["low"]):
-        text += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+        text += f" [{signed(row['low'])}, {signed(row['high'])}]"
     return text + MARKS[row["verdict"]]
 
 
@@ -269,7 +303,7 @@ def _change(row: pd.Series) -> str:
         return "–"
     mark = "" if row["metric"] in COSTS else MARKS[row["verdict"]]
     error = "" if math.isnan(row["standard error"]) else f" ± {number(row['standard error'], row['metric'])}"
-    return f"{number(row['mean'], row['metric'])} ({row['difference']:+.2f}{error}){mark}"
+    return f"{number(row['mean'], row['metric'])} ({signed(row['difference'])}{error}){mark}"
 
 
 def _counts(compared: pd.DataFrame) -> list[str]:

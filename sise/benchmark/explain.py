@@ -87,7 +87,7 @@ def image_files(image: Any) -> list[Path]:
     if image is None:
         raise SuiteError("which image? python scripts/explain.py image=<file or folder>; --help tells the rest.")
     files: list[Path] = []
-    for one in [image] if isinstance(image, str | int) else image:
+    for one in [image] if isinstance(image, str | int | float) else image:
         path = Path(str(one)).expanduser()
         if path.is_dir():
             found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
@@ -127,7 +127,7 @@ def find_targets(asked: Any, classes: Sequence[str]) -> list[int] | None:
         return None
     lower = [name.lower() for name in classes]
     found: list[int] = []
-    for one in [asked] if isinstance(asked, str | int) else asked:
+    for one in [asked] if isinstance(asked, str | int | float) else asked:
         name = str(one).strip().lower()
         if name in lower:
             if lower.count(name) > 1:
@@ -179,13 +179,18 @@ class Explaining:
         configs: One per explainer, from :func:`compose_explainers`; network and protocol are those of the first.
 
     Raises:
-        SuiteError: If the network cannot be made, has no layers or not those named.
+        SuiteError: If the network cannot be made, sees no images, has no layers or not those named.
     """
 
     def __init__(self, configs: Sequence[DictConfig]) -> None:
         self.cfg = configs[0]
         choose("protocol.fill", self.cfg.protocol.fill, runner.FILLS)
         self.model: Model = instantiate(self.cfg.model.loader)
+        if not hasattr(self.model.preprocess, "restore_map"):
+            raise SuiteError(
+                f"scripts/explain.py explains images, and model={self.model.name} sees none; choose another model, or "
+                f"run it on its dataset: python scripts/evaluate.py model={self.model.name} dataset=..."
+            )
         self.cells = [Cell(cfg, None, self.model) for cfg in configs]
         self.device = runner.choose_device(self.cfg.device)
         self.network = self.model.network.to(self.device)
@@ -258,7 +263,7 @@ def explain_image(explaining: Explaining, path: Path, folder: Path, targets: Seq
     Args:
         explaining: Network and explainers.
         path: The image.
-        folder: Where files go; made if need be, files of the same name are replaced.
+        folder: Where files go; made if need be. The files of an earlier explanation there are removed.
         targets: Class indices; None for the best class.
 
     Returns:
@@ -277,6 +282,7 @@ def explain_image(explaining: Explaining, path: Path, folder: Path, targets: Seq
     lines += [f"  {confidences[i]:.4f}  {classes[i]} ({i})" for i in [*top, *(t for t in targets if t not in top)]]
     maps = explaining.maps(probe, targets)
     folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     facts = []
     for one in maps:
         files = _write_map(one, image, explaining, probe, folder)
@@ -311,9 +317,23 @@ def explain_image(explaining: Explaining, path: Path, folder: Path, targets: Seq
         "protocol": explaining.cfg.protocol.name,
         "top": [{"class": classes[i], "index": i, "confidence": confidences[i]} for i in top],
         "maps": facts,
+        "panel": "panel.png" if len(maps) > 1 else None,
     }
     (folder / "explanation.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return lines
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier explanation in this folder lists as its files, and nothing else."""
+    about = folder / "explanation.json"
+    try:
+        old = json.loads(about.read_text(encoding="utf-8"))
+        names = [name for one in old["maps"] for name in one["files"]] + [old.get("panel")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
+        return
+    for name in [*names, about.name]:
+        if isinstance(name, str) and Path(name).name == name and (folder / name).is_file():
+            (folder / name).unlink()
 
 
 def _write_map(one: Map, image: Image.Image, explaining: Explaining, probe: Probe, folder: Path) -> list[str]:

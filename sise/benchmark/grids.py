@@ -11,7 +11,7 @@ import pandas as pd
 
 from sise.benchmark.comparisons import MARKS as VERDICTS
 from sise.benchmark.selection import WORDS as RULES
-from sise.benchmark.tables import COSTS, LABELS, LOWER_IS_BETTER, STATUS, number
+from sise.benchmark.tables import COSTS, LABELS, LOWER_IS_BETTER, STATUS, number, signed
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ def measured(frame: pd.DataFrame) -> list[Grid]:
         rows, notes = [], {}
         for method, of_method in of_model.groupby("method", sort=False):
             cells = of_method.set_index("metric", drop=False)
-            pairs = int(cells["n"].max())
+            n, failed = int(cells["n"].max()), int(cells["failed"].max())
+            pairs = str(n or (f"{failed} failed" if failed else "not run"))
             shown = [_measured(cells.loc[m]) if m in cells.index else Cell("–") for m in metrics]
-            rows.append([Cell(str(method), number=False), *shown, Cell(str(pairs) if pairs else "not run")])
+            rows.append([Cell(str(method), number=False), *shown, Cell(pairs)])
             budget = cells["budget note"].dropna() if "budget note" in cells else ()
             if len(budget):
                 notes.setdefault(str(budget.iloc[0]), []).append(str(method))
@@ -106,7 +107,7 @@ def _compared(row: pd.Series) -> Cell:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return signed(value).replace("-", "−")
 
 
 def ordered(frame: pd.DataFrame) -> list[Grid]:

@@ -34,10 +34,16 @@ def threshold_ablation(table: Table) -> Figure:
         A figure with one panel per metric; the published values have an axis of their own in a panel of costs.
 
     Raises:
-        SuiteError: If fewer than two thresholds were run.
+        SuiteError: If its columns are no thresholds, or fewer than two were run.
     """
     model = table.models[0]
-    thresholds = [float(re.search(r"[\d.]+", column.label)[0]) for column in table.columns]
+    labels = [re.fullmatch(r"μ = ([\d.]+)", column.label) for column in table.columns]
+    if not all(labels):
+        other = table.columns[labels.index(None)].label
+        raise SuiteError(
+            f"expected a table of thresholds, its columns named like 'μ = 0.3'; got {other!r}; give table=sise_table6"
+        )
+    thresholds = [float(label[1]) for label in labels]
     of = {metric: pd.DataFrame([table.cell(model, metric, c) for c in table.columns]) for metric in table.metrics}
     if sum(of[table.metrics[0]]["n"] > 0) < 2:
         raise SuiteError("fewer than two thresholds have records; run scripts/evaluate.py experiment=sise_table6")

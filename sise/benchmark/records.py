@@ -65,7 +65,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["DiskFull", "RunFolder", "differences", "environment", "without_folders"]
+__all__ = ["DiskFull", "RunFolder", "differences", "environment", "without_folders", "without_places"]
 
 SYNC_SECONDS = 10.0  # records a crash of the whole machine may cost; a killed process loses none
 LOCK_SECONDS = 1.0  # for how long a lock is tried: a glance at it (see RunFolder.writers) takes it for a moment
@@ -143,12 +143,14 @@ class RunFolder:
     @property
     def identity(self) -> dict[str, Any]:
         """What the run is, as in ``run.json``."""
+        mend = "delete the folder or use overwrite=true"
         try:
-            return json.loads(self._identity_file.read_text(encoding="utf-8"))
+            identity = json.loads(self._identity_file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise SuiteError(
-                f"{self._identity_file} is not readable as JSON ({error}); delete the folder or use overwrite=true"
-            ) from error
+            raise SuiteError(f"{self._identity_file} is not readable as JSON ({error}); {mend}") from error
+        if not isinstance(identity, dict):
+            raise SuiteError(f"{self._identity_file}: expected a JSON object, got a {type(identity).__name__}; {mend}")
+        return identity
 
     def _claim(self, identity: Mapping[str, Any]) -> None:
         new = json.loads(_dumps(dict(identity), f"the identity of {self.path}"))
@@ -535,7 +537,7 @@ def environment(device: Any = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": commit,
         "dirty": dirty,
-        "command": " ".join(without_folders(word) for word in sys.argv),
+        "command": " ".join([without_folders(sys.argv[0]), *map(without_places, sys.argv[1:])]),
         "time": _now(),
     }
 
@@ -578,3 +580,8 @@ def _commit() -> tuple[str | None, bool | None]:
 def without_folders(word: str) -> str:
     """Text with its absolute paths cut to their last part: results travel, a machine's folders should not."""
     return re.sub(r"(?<![\w.~])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s,\]/\\]+[\\/])*(?=[^\s,\]/\\])", "", word)
+
+
+def without_places(word: str) -> str:
+    """A word of a command with ``...`` for its absolute paths: a shortened one would name another place."""
+    return re.sub(r"(?<![\w.~])(?:[A-Za-z]:[\\/]|~?/)(?=\S)[^,\]]*", "...", word)

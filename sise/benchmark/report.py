@@ -27,7 +27,7 @@ from PIL import Image
 from sise.benchmark.grids import Cell, Grid, grids_of, label, plain
 from sise.benchmark.records import RunFolder, environment
 from sise.benchmark.sheets import note_of
-from sise.benchmark.tables import LABELS, STATUS, Run, find_runs
+from sise.benchmark.tables import LABELS, STATUS, Run, commands_of, find_runs
 from sise.types import SuiteError
 
 log = logging.getLogger(__name__)
@@ -266,7 +266,8 @@ def table(name: str, results: Path, runs: Mapping[Key, Sequence[Run]]) -> Result
         result.title, result.lead, result.notes = found.title or result.title, found.lead, found.notes
         result.commands["Command that made it"] = found.commands
     if result.runs is not None:
-        result.commands["Commands that made its records"] = result.runs.commands
+        told = result.commands.get("Command that made it", ())
+        result.commands["Commands that made its records"] = [c for c in result.runs.commands if c not in told]
     for end, heading in COMPANIONS.items():
         if any((results / f"{name}{end}{suffix}").exists() for suffix in (".csv", ".md")):
             problems: list[str] = []
@@ -384,7 +385,7 @@ def runs_behind(frame: pd.DataFrame, runs: Mapping[Key, Sequence[Run]], problems
         Grid("", ["Run", "dataset", "network", "variant", "settings of its own"], rows),
         [(key, shared[key]) for key in settings[0] if key in shared],
         list(dict.fromkeys(map(machine, sessions))),
-        list(dict.fromkeys(f"python {e['command']}" for e in sessions if e.get("command"))),
+        commands_of(found),
     )
 
 

@@ -89,6 +89,7 @@ class Cell:
         dataset, model: Loaded once and shared by the cells that name the same.
         saved: Status of every record there is.
         failures: Of this process: how many pairs failed, by the reason.
+        computed: Of this process: how many pairs have got a good record.
         problem: Why the cell could not run, or not go on.
     """
 
@@ -98,6 +99,7 @@ class Cell:
     saved: dict[tuple[str, int], str] = field(default_factory=dict)
     folder: RunFolder | None = None
     failures: dict[str, int] = field(default_factory=dict)
+    computed: int = 0
     problem: str = ""
 
     @property
@@ -207,11 +209,16 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
         return loaded[key]
 
     cells: list[Cell] = []
+    errors: dict[str, Exception] = {}
     for cfg in configs:
         name = name_of(cfg)
         if name in {name_of(c.cfg) for c in cells}:
-            raise SuiteError(f"two cells of this experiment share the run folder {name}; give one a `variant=`.")
+            raise SuiteError(
+                f"two cells of this experiment share the run folder {name}; give one a `variant=`, or choose one: "
+                "`protocol=` keeps the cells of that protocol, `only=[...]` those it names."
+            )
         try:
+            check_network(cfg)
             choose("protocol.targets", cfg.protocol.targets, TARGETS)
             choose("protocol.fill", cfg.protocol.fill, FILLS)
             choose("protocol.on_nan", cfg.protocol.on_nan, ("fail", "zero"))
@@ -220,15 +227,57 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
             choose("engine.precision", cfg.engine.precision, list(PRECISIONS))
             cells.append(Cell(cfg, load(cfg.dataset.loader), load(cfg.model.loader)))
         except (SuiteError, HydraException, OmegaConfBaseException) as error:
-            if broken is None or (cfg is configs[-1] and not cells):
+            if broken is None:
                 raise
-            broken[name] = message(error)
-            log.error("%s cannot run: %s", name, broken[name])
+            errors[name] = error
+    found = {name: message(error) for name, error in errors.items()}
+    if errors and not cells:
+        if len(set(found.values())) == 1:
+            raise next(iter(errors.values()))
+        raise SuiteError("no cell can run:\n" + "\n".join(by_problem(found)))
+    for line in by_problem(found):
+        log.error("cannot run: %s", line)
+    if broken is not None:
+        broken |= found
     return cells
 
 
+def by_problem(problems: Mapping[str, str]) -> list[str]:
+    """A line per problem: the cells that have it, and what it is."""
+    return [
+        f"{', '.join(name for name in problems if problems[name] == problem)}: {problem}"
+        for problem in dict.fromkeys(problems.values())
+    ]
+
+
+OWN_MODELS = {"mnist1d": "mnist1d", "hmt": "hmt", "severstal": "resnet101_severstal"}
+"""The ``model=`` for datasets that have a network of their own, by ``dataset.networks``."""
+
+
+def check_network(cfg: DictConfig) -> None:
+    """Whether a dataset that has a network of its own and this network belong together.
+
+    Raises:
+        SuiteError: If not; the message names what belongs to the dataset, or to the network.
+    """
+    loader, networks = cfg.model.loader.get("_target_", ""), cfg.dataset.get("networks")
+    if loader == "sise.benchmark.models.torchray" and networks in OWN_MODELS:
+        raise SuiteError(
+            f"model={cfg.model.name} has no network for the classes of dataset={cfg.dataset.name}; give "
+            f"model={OWN_MODELS[networks]} with it."
+        )
+    for own in ("mnist1d", "hmt"):
+        if loader == f"sise.benchmark.{own}.network" and networks != own:
+            raise SuiteError(
+                f"model={own} scores the classes of dataset={own}; give dataset={own} with it, got "
+                f"dataset={cfg.dataset.name}."
+            )
+
+
 def message(error: BaseException) -> str:
-    """What a user needs to know of an error: the suite's own message, where Hydra wrapped it."""
+    """What a user needs to know of an error: the suite's own message, where Hydra wrapped it; of a file, which."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}; give a place that can be read and written."
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, SuiteError):
         cause = cause.__cause__
@@ -276,12 +325,10 @@ def run(
         with _problems_of(group):
             failed += _run_group(group, limit, shard, f"{number}/{len(groups)} " if len(groups) > 1 else "")
     wrong = {**(broken or {}), **{cell.name: cell.problem for cell in cells if cell.problem}}
-    problems = {problem: [name for name in wrong if wrong[name] == problem] for problem in wrong.values()}
     if wrong and len(cells) == 1 and not broken:
-        raise SuiteError(*problems)
+        raise SuiteError(*wrong.values())
     if wrong:
-        texts = [f"{', '.join(names)}: {problem}" for problem, names in problems.items()]
-        raise SuiteError(f"{len(wrong)} cells could not run, or not go on:\n" + "\n".join(texts))
+        raise SuiteError(f"{len(wrong)} cells could not run, or not go on:\n" + "\n".join(by_problem(wrong)))
     return failed
 
 
@@ -293,12 +340,15 @@ def _problems_of(cells: Sequence[Cell]) -> Iterator[None]:
     except DiskFull:
         raise
     except Exception as error:
-        if not isinstance(error, SuiteError):
+        expected = isinstance(error, SuiteError | OSError)
+        if not expected:
             log.exception("%s stopped", ", ".join(cell.name for cell in cells))
-        for cell in cells:
-            if not cell.problem:
-                cell.problem = message(error) if isinstance(error, SuiteError) else f"{type(error).__name__}: {error}"
-                log.error("%s cannot run: %s", cell.name, cell.problem)
+        problem = message(error) if expected else f"{type(error).__name__}: {error}"
+        stopped = [cell for cell in cells if not cell.problem]
+        for cell in stopped:
+            cell.problem = problem
+        if stopped:
+            log.error("cannot run: %s: %s", ", ".join(cell.name for cell in stopped), problem)
 
 
 # ---------------------------------------------------------------------- one group of cells, image by image
@@ -404,7 +454,9 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
         except Exception as error:
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue
-        cell.folder.append(r for r in records if cell.saved.get((sample.image_id, r["target"])) != "ok")
+        new = [r for r in records if cell.saved.get((sample.image_id, r["target"])) != "ok"]
+        cell.folder.append(new)
+        cell.computed += len(new)
         cell.saved.update({(sample.image_id, t): "ok" for t in targets})
     return failed
 

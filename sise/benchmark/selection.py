@@ -238,6 +238,7 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
     Returns:
         The files written.
     """
+    runner.check_network(cfg)
     dataset, model = instantiate(cfg.dataset.loader), instantiate(cfg.model.loader)
     found, scores = collect(
         dataset,

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from sise.benchmark.records import environment, without_folders
+from sise.benchmark.records import environment, without_folders, without_places
 from sise.maps import minmax
 
 log = logging.getLogger(__name__)
@@ -219,8 +219,8 @@ def provenance(status: str, device: Any = None) -> str:
 
 def command() -> str:
     """The command line of this process, without the machine's folders and where it wrote to."""
-    words = [without_folders(word) for word in sys.argv if not word.startswith(("results=", "outputs="))]
-    return shlex.join(["python", *words])
+    words = [without_places(word) for word in sys.argv[1:] if not word.startswith(("results=", "outputs="))]
+    return shlex.join(["python", without_folders(sys.argv[0]), *words])
 
 
 def save_image(image: Image.Image, target: Any, suffix: str, note: str, quality: int = 90) -> None:

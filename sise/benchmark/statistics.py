@@ -146,12 +146,12 @@ def order_agreement(measured: Mapping[str, float], published: Mapping[str, float
     """Kendall's τ-b between two orders of the methods that have a number in both.
 
     Returns:
-        ``tau`` and its ``p`` (exact where nothing is tied), ``n`` methods. NaN where fewer than two methods are left
-        or either order ties all of them.
+        ``tau`` and its ``p`` (exact where nothing is tied), ``n`` methods. NaN where fewer than three methods are left
+        (two are in order or not, which says nothing) or either order ties all of them.
     """
     both = [m for m in measured if not (math.isnan(measured[m]) or math.isnan(published.get(m, math.nan)))]
     x, y = [measured[m] for m in both], [published[m] for m in both]
-    if len(both) < 2 or len(set(x)) < 2 or len(set(y)) < 2:
+    if len(both) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return {"tau": math.nan, "p": math.nan, "n": len(both)}
     found = stats.kendalltau(x, y)
     return {"tau": float(found.statistic), "p": float(found.pvalue), "n": len(both)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sise.benchmark.code_version import other_code
 from sise.benchmark.records import RunFolder, differences
-from sise.benchmark.runner import EVERYTHING, Cell, Shard
+from sise.benchmark.runner import EVERYTHING, Cell, Shard, by_problem
 from sise.types import Record, SuiteError
 
 
@@ -110,12 +110,13 @@ def report(statuses: Sequence[Status]) -> str:
     rows += [[s.name, str(s.done), str(s.missing), str(s.stale), str(s.failed), duration(s.left)] for s in statuses]
     sums = [sum(getattr(s, column) for s in statuses) for column in rows[0][1:5]]
     measured = [s.left for s in statuses if s.left is not None]
-    rows.append([f"{len(statuses)} cells", *map(str, sums), duration(sum(measured) if measured else None)])
+    unknown = sum(s.left is None for s in statuses)
+    total = duration(None if unknown and not sum(measured) else sum(measured))
+    rows.append([f"{len(statuses)} cells", *map(str, sums), f"at least {total}" if unknown and total != "?" else total])
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     lines += [f"{s.name}: stale: {reason}" for s in statuses if s.stale for reason in s.reasons]
     lines += [f"{s.name}: at work: {writer}" for s in statuses for writer in s.writers]
-    unknown = sum(s.left is None for s in statuses)
     if unknown:
         lines.append(f"{unknown} cells have no record yet to tell their time from: estimate=true measures them.")
     if sum(measured):
@@ -126,7 +127,7 @@ def report(statuses: Sequence[Status]) -> str:
 def plan(cells: Sequence[Cell], broken: Mapping[str, str], *, limit: int | None, shard: Shard) -> str:
     """What a command would do (``dry_run=true``), and what is known of its cost."""
     lines = [report([of_cell(cell, limit, shard) for cell in cells])]
-    lines += [f"{name} cannot run: {problem}" for name, problem in broken.items()]
+    lines += [f"cannot run: {line}" for line in by_problem(broken)]
     return "\n".join(lines)
 
 

@@ -12,10 +12,11 @@ failed pairs, missing values and values that were set by definition are counted,
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,15 @@ STATUS = {  # mark in a cell, meaning
     "other data": ("°", "stand-in dataset or weights: says nothing about the published number"),
     "other hardware": ("°", "seconds are those of another machine"),
     "not run": ("", "no records"),
+    "failed": ("", "every pair failed"),
     "not published": ("", "the paper has no such number"),
 }  # fmt: skip
-URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|OTHER CODE|: budget:")  # notes that the terminal shows too
+URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|OTHER CODE|: budget:|: data:|; departs")  # the terminal's
+BUDGET = re.compile(r"(\d+) (masks|iterations|seeds?) \(paper: ")  # of the budget notes, those that are about a budget
+DEPARTS = "departs from protocol="  # how a budget note begins that is about settings
+EXPERIMENTS = Path(__file__).parents[2] / "configs/experiment"
+PLACE = re.compile(r"^([\w.+~]*\broot|(?!shard\b)[\w.+~]+(?==.*(?:/|\.\.\.)))=.*")  # a setting whose value is a path
+MOST_COMMANDS = 3  # of evaluate.py, below a table
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class Run:
     records: pd.DataFrame
     devices: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    commands: tuple[tuple[str, str], ...] = ()
+    """(time, command) of the sessions behind the records."""
 
     @property
     def variant(self) -> str:
@@ -96,7 +105,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``cells``: a row per (model, metric, column label), the columns of the CSV. ``notes``: the foot, line by line."""
+    """``cells``: a row per (model, metric, column label), the columns of the CSV. ``notes``: the foot, line by line.
+
+    ``commands``: what makes the records and the table.
+    """
 
     name: str
     title: str
@@ -106,13 +118,20 @@ class Table:
     columns: tuple[Column, ...]
     cells: pd.DataFrame
     notes: tuple[str, ...]
+    commands: tuple[str, ...] = ()
 
     def cell(self, model: str, metric: str, column: Column) -> pd.Series:
         return self.cells.loc[(model, metric, column.label)]
 
     def pairs(self, model: str, column: Column) -> str:
-        """Number of pairs with a record that is ok, or "not run"."""
-        return str(self.cell(model, self.metrics[0], column)["pairs"] or "not run")
+        """Number of pairs with a record that is ok, or "not run", or how many failed if all did."""
+        cell = self.cell(model, self.metrics[0], column)
+        return str(cell["pairs"] or (f"{cell['failed']} failed" if cell["failed"] else "not run"))
+
+    @property
+    def made_by(self) -> str:
+        """The commands in Markdown."""
+        return f"Made by {', then '.join(f'`{command}`' for command in self.commands)}."
 
 
 # reading ----------------------------------------------------------------------------------------------------------
@@ -129,9 +148,13 @@ def find_runs(outputs: str | Path) -> list[Run]:
         folder = RunFolder(file.parent)
         identity, records = folder.identity, folder.read()
         keys = dict.fromkeys(key for record in [dict.fromkeys(NOT_METRICS), *records] for key in record)
-        devices = tuple(sorted({session.get("device", "unknown") for session in folder.environments()}))
+        sessions = folder.environments()
+        devices = tuple(sorted({session.get("device", "unknown") for session in sessions}))
+        named = {record.get("session") for record in records}
+        behind = [session for session in sessions if session.get("session") in named] or sessions
+        commands = tuple((str(s.get("time", "")), s["command"]) for s in behind if s.get("command"))
         frame = pd.DataFrame(records, columns=list(keys))
-        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)))
+        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands)
         what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
         if what in runs:
             raise SuiteError(
@@ -140,6 +163,17 @@ def find_runs(outputs: str | Path) -> list[Run]:
             )
         runs[what] = run
     return list(runs.values())
+
+
+def commands_of(runs: Iterable[Run]) -> list[str]:
+    """The distinct commands that made the runs' records, oldest first, without where the data and the records lie."""
+    told = sorted({entry for run in runs for entry in run.commands})
+    return list(dict.fromkeys(f"python {_placeless(command)}" for _, command in told))
+
+
+def _placeless(command: str) -> str:
+    words = [w for w in command.replace("`", "'").split() if not w.startswith(("outputs=", "results=", "overwrite="))]
+    return " ".join(PLACE.sub(r"\1=<folder>", word) for word in words)
 
 
 def read_published(file: str | Path) -> pd.DataFrame:
@@ -226,6 +260,7 @@ def status(
     complete: bool,
     paper_budget: bool,
     hardware: bool = False,
+    failed: bool = False,
 ) -> str:
     """What a cell is worth next to the published number; the keys of :data:`STATUS`.
 
@@ -239,9 +274,10 @@ def status(
         complete: Every pair of the complete official dataset has a value, in every seed.
         paper_budget: The budget (masks, iterations, seeds) is the paper's.
         hardware: The metric depends on the machine.
+        failed: Every pair failed.
     """
     if n == 0:
-        return "not run"
+        return "failed" if failed else "not run"
     if math.isnan(published):
         return "not published"
     if not (published_dataset and official_weights):
@@ -299,7 +335,7 @@ def build(
     cells = []
     for model in models:
         for metric in metrics:
-            row = []
+            row, rivals, sets = [], {}, set()
             for column in columns:
                 group = runs_of(runs, model, column)
                 cell = measure(group, metric)
@@ -320,14 +356,18 @@ def build(
                     and all(len(run.ok) >= expected for run in group),
                     paper_budget=not budget,
                     hardware=metric == "seconds",
+                    failed=bool(cell["failed"]) and not cell["pairs"],
                 )
                 comparable = cell["status"] in ("reproduced", "differs", "partial")
                 cell["difference"] = cell["mean"] - from_paper if comparable else math.nan
                 cell |= {"dataset": dataset, "model": model, "method": column.label, "explainer": column.explainer,
                          "variant": column.variant, "metric": metric, "budget note": "; ".join(budget)}  # fmt: skip
                 row.append(cell)
-            rivals = {c["method"]: c["mean"] for c, column in zip(row, columns, strict=True) if not column.control}
-            places = rank(rivals, metric)
+                if cell["n"] and not column.control:
+                    sets.add(frozenset(pair_values(group, metric).index))
+                    if metric not in COSTS or not any(_cheaper(note) for note in budget):
+                        rivals[column.label] = cell["mean"]
+            places = rank(rivals, metric) if len(sets) == 1 else {}
             cells += [{**cell, "place": places.get(cell["method"], "")} for cell in row]
 
     order = ["dataset", "model", "method", "explainer", "variant", "metric", "mean", "standard error", "n", "undefined",
@@ -337,8 +377,37 @@ def build(
     frame.index.names = [None] * 3
     name = definition["name"] + ("" if dataset == home else f"_{dataset}")
     title = definition["title"] + ("" if dataset == home or home is None else f" — on {dataset}, a stand-in")
-    table = Table(name, title, dataset, models, metrics, columns, frame, ())
-    return Table(**{**vars(table), "notes": tuple(foot(table, runs))})
+    commands = _commands(definition, dataset, runs, columns)
+    table = Table(name, title, dataset, models, metrics, columns, frame, (), commands)
+    return replace(table, notes=tuple(foot(table, runs)))
+
+
+def _commands(
+    definition: Mapping[str, Any], dataset: str, runs: Sequence[Run], columns: Sequence[Column]
+) -> tuple[str, ...]:
+    """The commands that made a table's records, else, if they are unknown, too many or not all, its experiment's; then
+    tabulate's own."""
+    keys = {(c.explainer, c.variant) for c in columns} | {tuple(c.against.split("/")) for c in columns}
+    if reference := definition.get("reference"):
+        keys.add((reference["explainer"], reference["variant"]))
+    runs = [run for run in runs if _key(run) in keys]
+    name, commands = definition["name"], commands_of(runs)
+    if not commands or len(commands) > MOST_COMMANDS or any(map(_unexplained, runs)):
+        where = "" if dataset == "shapes" else f" dataset={dataset}"
+        known = (EXPERIMENTS / f"{name}.yaml").exists()
+        commands = [f"python scripts/evaluate.py experiment={name}{where}"] if known else []
+    return (*commands, f"python scripts/tabulate.py table={name}")
+
+
+def _unexplained(run: Run) -> bool:
+    """No command is known, or it asked for fewer images: of commands with the same settings only the first is kept."""
+    limits = [re.search(r" limit=(\d+)", command) for _, command in run.commands]
+    return all(limit and int(limit[1]) < run.records["image_id"].nunique() for limit in limits)
+
+
+def _cheaper(note: str) -> bool:
+    """Of a budget note: fewer masks or iterations, so that an explanation costs less than the paper's."""
+    return bool(found := BUDGET.match(note)) and not found[2].startswith("seed")
 
 
 def runs_of(runs: Sequence[Run], model: str, column: Column) -> list[Run]:
@@ -348,7 +417,7 @@ def runs_of(runs: Sequence[Run], model: str, column: Column) -> list[Run]:
 
 
 def budget_notes(runs: Sequence[Run], column: Column) -> list[str]:
-    """In what these runs fall short of the paper's budget."""
+    """In what these runs depart from their preset or the paper's budget, and what their dataset lacks."""
     notes = dict.fromkeys(note for run in runs for note in run.identity.get("budget_notes") or ())
     if runs and len(runs) < column.seeds:
         notes[f"{len(runs)} seed{'s' * (len(runs) > 1)} (paper: {column.seeds})"] = None
@@ -361,14 +430,20 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
     used = [run for group in shown.values() for run in group]
     counts = table.cells["status"].value_counts()
     notes = ["Cells: mean over (image, target) pairs ± standard error (images as clusters) [published value and "
-             "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part. Lower "
-             "is better for Drop% and costs; – is not run."]  # fmt: skip
+             "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part, nor do "
+             "costs of a reduced budget, and a row whose columns cover different pairs has no places. Lower is better "
+             "for Drop% and costs; – is no value."]  # fmt: skip
     for key in [key for key in STATUS if key in counts]:
         mark, meaning = STATUS[key]
         notes.append(f"Status {mark + ' ' if mark else ''}{key} ({counts[key]} cells): {meaning}.")
-    for variant in sorted({run.variant for run in used}):
-        for text in dict.fromkeys(_protocol(run) for run in used if run.variant == variant):
-            notes.append(f"Variant {variant}: {text}.")
+    variants: dict[str, dict[str, list[str]]] = {}  # variant: {what it means: columns}
+    for (_, column), group in shown.items():
+        for run in group:
+            variants.setdefault(run.variant, {}).setdefault(_protocol(run), []).append(column.label)
+    for variant, meanings in sorted(variants.items()):
+        for text, labels in meanings.items():
+            whose = f" of {', '.join(dict.fromkeys(labels))}" if len(meanings) > 1 else ""
+            notes.append(f"Variant {variant}{whose}: {text}.")
     for model in table.models:
         for text in dict.fromkeys(_weights(run) for run in used if run.identity["model"] == model):
             notes.append(f"{_label(model)}: {text}.")
@@ -384,7 +459,9 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         who = f"{_label(model)}, {column.label}"
         cells = {metric: table.cell(model, metric, column) for metric in table.metrics}
         for note in budget_notes(group, column):
-            shared.setdefault((_label(model), f"budget: {note}"), []).append(column.label)
+            if not note.startswith(DEPARTS):
+                kind = "budget" if BUDGET.match(note) else "data"
+                shared.setdefault((_label(model), f"{kind}: {note}"), []).append(column.label)
         for note in dict.fromkeys(doubt for run in group for doubt in run.doubts):
             shared.setdefault((_label(model), note), []).append(column.label)
         expected = max(run.identity["expected_pairs"] for run in group)
@@ -422,8 +499,10 @@ def _unequal_pairs(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[s
     lacking = [f"{c.label} lacks {len(everything - have)}" for c, have in pairs.items() if have != everything]
     if not lacking:
         return []
-    return [f"WARNING, {_label(model)}: columns cover different pairs and compare only roughly. Of {len(everything)}: "
-            f"{', '.join(lacking)}."]  # fmt: skip
+    compared = {frozenset(have) for c, have in pairs.items() if have and not c.control}
+    places = ", so there are no places" if len(compared) > 1 else ""
+    return [f"WARNING, {_label(model)}: columns cover different pairs and compare only roughly{places}. "
+            f"Of {len(everything)}: {', '.join(lacking)}."]  # fmt: skip
 
 
 def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]) -> list[str]:
@@ -452,10 +531,12 @@ def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]
 
 
 def _protocol(run: Run) -> str:
-    """What a variant means: its protocol's own description, else its settings."""
+    """What a variant means: its protocol's own description, else its settings; and where it departs from it."""
     settings = (run.identity.get("config") or {}).get("protocol") or {}
     words = settings.get("description") or ", ".join(f"{key} = {value}" for key, value in settings.items())
-    return f"protocol {run.identity['protocol']}" + (f" ({words.strip().rstrip('.')})" if words else "")
+    notes = run.identity.get("budget_notes") or ()
+    departs = "".join(f"; departs from it: {n.partition(': ')[2]}" for n in notes if n.startswith(DEPARTS))
+    return f"protocol {run.identity['protocol']}" + (f" ({words.strip().rstrip('.')})" if words else "") + departs
 
 
 def _weights(run: Run) -> str:
@@ -485,6 +566,12 @@ def number(value: float, metric: str) -> str:
     return f"{value:.3f}" if metric == "seconds" and value < 1 else f"{value:.2f}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign and 2 decimals; 0.00 has none."""
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else text
+
+
 def to_csv(table: Table) -> str:
     """The long form, at full precision, one line per (model, metric, method)."""
     return table.cells.drop(columns="pairs").to_csv(index=False, lineterminator="\n")
@@ -502,7 +589,7 @@ def to_markdown(table: Table) -> str:
     lines += _rows(table, show)
     text = "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in line) + " |" for line in lines)
     notes = "\n".join("- " + _one_line(note).replace("<", "&lt;") for note in table.notes)
-    return f"# {table.title}\n\n{text}\n\n{notes}\n"
+    return f"# {table.title}\n\n{text}\n\n{notes}\n- {table.made_by}\n"
 
 
 def to_latex(table: Table) -> str:
@@ -532,7 +619,7 @@ def to_latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}}",
         r"\par\smallskip\footnotesize\raggedright",
-        *(tex(_one_line(note)) + r"\par" for note in table.notes),
+        *(tex(_one_line(note)) + r"\par" for note in (*table.notes, table.made_by)),
         r"\end{table*}",
         "",
     ])  # fmt: skip
@@ -583,6 +670,7 @@ _TEX = {
     "≤": r"$\leq$", "≥": r"$\geq$", "√": r"$\surd$", "μ": r"$\mu$", "σ": r"$\sigma$", "α": r"$\alpha$",
     "β": r"$\beta$", "τ": r"$\tau$", "Ψ": r"$\Psi$", "Σ": r"$\Sigma$", "∩": r"$\cap$", "·": r"$\cdot$",
     "→": r"$\to$", "…": r"\dots{}", "“": "``", "”": "''", "’": "'", "‘": "`",
+    "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 
@@ -611,7 +699,8 @@ def tabulate(
 ) -> list[Path]:
     """Makes every table that has records, or ``table`` only, and writes and prints it.
 
-    A dataset and model that no other definition covers go into ``default``.
+    A dataset and model that no other definition covers go into ``default``. A table that takes the place of one of more
+    pairs says so.
 
     Args:
         definitions: By name, from ``configs/table/``.
@@ -646,13 +735,32 @@ def tabulate(
         made = build(definition, where, runs, numbers, controls=controls, elsewhere=elsewhere)
         if not definition.get("layout"):
             say(to_text(made))
-            for suffix, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-                files.append(Path(results) / f"{made.name}.{suffix}")
-                files[-1].write_text(write(made), encoding="utf-8")
+            texts = {"csv": to_csv(made), "md": to_markdown(made), "tex": to_latex(made)}
+            files += write_files({Path(results) / f"{made.name}.{suffix}": text for suffix, text in texts.items()}, say)
             say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
         for writer in writers:
             files += writer(made, definition, runs, Path(results), say)
     return files
+
+
+def write_files(texts: Mapping[Path, str], say: Callable[[str], Any]) -> list[Path]:
+    """Writes files, a CSV among them, and says so where that takes the place of one of more pairs."""
+    for file, text in texts.items():
+        if file.suffix == ".csv" and file.exists():
+            before, now = _most_pairs(file.read_text(encoding="utf-8")), _most_pairs(text)
+            if before > now:
+                say(f"{file.name} replaces a table of {before} pairs by one of {now}")
+        file.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def _most_pairs(csv: str) -> int:
+    """Of any cell; 0 for a file that does not tell."""
+    try:
+        frame = pd.read_csv(io.StringIO(csv))
+        return int(frame["n" if "n" in frame else "pairs"].max())
+    except (KeyError, ValueError):  # pandas' own, and that of int(NaN)
+        return 0
 
 
 def _key(run: Run) -> tuple[str, str]:
