@@ -16,6 +16,7 @@ from sise.benchmark.runner import name_of
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EVALUATE = "python scripts/evaluate.py "
+UNCHANGED = {"experiment", "dataset", "dataset.root", "limit", "shard", "dry_run", "estimate"}
 
 
 def commands():
@@ -58,14 +59,7 @@ def test_command(command):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = compose(config, words)
         # experiments as they are have tests of their own
-        changed = {word.split("=")[0] for word in words} - {
-            "experiment",
-            "dataset",
-            "limit",
-            "shard",
-            "dry_run",
-            "estimate",
-        }
+        changed = {word.split("=")[0] for word in words} - UNCHANGED
         if config == "evaluate" and (changed or not cfg.get("experiment")):
             names = [name_of(cell) for cell in cli.compose_cells(cfg, words)]
             assert names and len(set(names)) == len(names)
