@@ -411,7 +411,7 @@ def test_every_figure_composes_on_every_dataset(figure, dataset):
 
 def test_a_table_without_thresholds_is_no_plot_of_them():
     columns = [SimpleNamespace(label="μ = 0.3"), SimpleNamespace(label="RISE")]
-    with pytest.raises(SuiteError, match="expected a table of thresholds.*got 'RISE'.*table=sise_table6"):
+    with pytest.raises(SuiteError, match=r"expected a table of thresholds.*got 'RISE'.*table=sise_table6"):
         plots.threshold_ablation(SimpleNamespace(models=["resnet50"], columns=columns))
 
 

@@ -267,9 +267,12 @@ def test_costs_of_a_reduced_budget_take_no_place(tmp_path):
     for explainer, seconds in {"extremal_perturbation": 2.0, "sise": 5.0, "ada_sise": 3.0}.items():
         records = [ok(i, seconds=seconds, EBPG=1 / seconds) for i in "12"]
         make_run(tmp_path, explainer, records, budget_notes=[notes[explainer]] if explainer in notes else [])
+    make_run(
+        tmp_path, "sise", [ok(i, seconds=1.0) for i in "12"], variant="authors", budget_notes=["1 seed (paper: 3)"]
+    )
     table = make_table(tmp_path, "ada_sise_table1")
-    assert places(table, "seconds") == {"Ada-SISE (text)": "best", "SISE": "second"}
-    assert places(table) == {"Extremal Perturbation": "best", "Ada-SISE (text)": "second"}
+    assert places(table, "seconds") == {"SISE (authors)": "best", "Ada-SISE (text)": "second"}
+    assert places(table) == {"Extremal Perturbation": "best", "SISE (authors)": "best", "Ada-SISE (text)": "second"}
 
 
 # columns, foot and checks -------------------------------------------------------------------------------------------
