@@ -283,7 +283,7 @@ def test_holm(values, random):
 
 
 @examples(40)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=9))
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=9))
 def test_order_agreement(pairs):
     one = {str(i): float(a) for i, (a, _) in enumerate(pairs)}
     other = {str(i): float(b) for i, (_, b) in enumerate(pairs)}
