@@ -55,9 +55,8 @@ URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|OTHER CODE|: budget:|:
 BUDGET = re.compile(r"(\d+) (masks|iterations|seeds?) \(paper: ")  # of the budget notes, those that are about a budget
 DEPARTS = "departs from protocol="  # how a budget note begins that is about settings
 EXPERIMENTS = Path(__file__).parents[2] / "configs/experiment"
-PLACE = re.compile(
-    r"^([\w.+~]*\broot|(?!shard\b|only\b)[\w.+~]+(?==.*(?:/|\.\.\.)))=.*"
-)  # a setting whose value is a path
+# a setting whose value is a path
+PLACE = re.compile(r"^([\w.+~]*\broot|(?!shard\b|only\b)[\w.+~]+(?==.*(?:/|\.\.\.)))=.*")
 MOST_COMMANDS = 3  # of evaluate.py, below a table
 
 
