@@ -133,14 +133,7 @@ def _estimate_group(cells: list[runner.Cell], seconds: float, limit: int | None)
     missing = {c.name: [i for i in dataset.ids[:limit] if c.missing(i)] for c in cells}
     wanted = sorted({i for ids in missing.values() for i in ids}, key=dataset.ids.index)
     device = runner.choose_device(cells[0].cfg.device)
-    engine = cells[0].cfg.engine
-    scorer = CountingScorer(
-        model.network.to(device),
-        batch_size=engine.batch_size,
-        lossless=engine.lossless,
-        precision=engine.precision,
-        compile=engine.compile,
-    )
+    scorer = runner.make_scorer(model.network.to(device), cells[0].cfg.engine, kind=CountingScorer)
     scorer.limit = max(1.0, seconds / 6)
     found: dict[str, list[tuple[float, float]]] = {c.name: [] for c in cells}
     metrics: list[float] = []

@@ -36,7 +36,6 @@ from sise.layers import check_layers
 from sise.maps import upsample
 from sise.method import layer_names
 from sise.probe import Probe
-from sise.scoring import Scorer
 from sise.types import Model, SuiteError, choose
 
 log = logging.getLogger(__name__)
@@ -199,14 +198,7 @@ class Explaining:
         if named:
             size, channels = self.model.preprocess.size, len(self.model.black)
             check_layers(self.network, list(named), size, channels=channels)
-        engine = self.cfg.engine
-        self.scorer = Scorer(
-            self.network,
-            batch_size=engine.batch_size,
-            lossless=engine.lossless,
-            precision=engine.precision,
-            compile=engine.compile,
-        )
+        self.scorer = runner.make_scorer(self.network, self.cfg.engine)
 
     def describe(self) -> list[str]:
         """The network, its input and its layers in words."""

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ from sise.scoring import PRECISIONS, Scorer
 from sise.types import Dataset, Explainer, Model, Record, Sample, SuiteError, UnknownName, choose
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Scorer)
 
 TARGETS = ("all", "predicted", "argmax")
 FILLS = ("zero", "black", "mean", "blur")
@@ -367,14 +369,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
             return 0
         device = choose_device(cells[0].cfg.device, shard)
         engine = cells[0].cfg.engine
-        scorer = Scorer(
-            model.network.to(device),
-            batch_size=engine.batch_size,
-            lossless=engine.lossless,
-            precision=engine.precision,
-            compile=engine.compile,
-            steady=True,
-        )
+        scorer = make_scorer(model.network.to(device), engine, steady=True)
         cache = make_score_cache(cells[0], device) if engine.cache else None
         for cell in cells:
             settings = {"engine": OmegaConf.to_container(engine), "code": code_of(_identity_config(cell.cfg))}
@@ -520,6 +515,18 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
 
 
 # ---------------------------------------------------------------------- parts of a probe
+
+
+def make_scorer(network: torch.nn.Module, engine: DictConfig, *, steady: bool = False, kind: type[S] = Scorer) -> S:
+    """A scorer of a network with the settings of ``configs/engine/``; ``steady`` is the scorer's own."""
+    return kind(
+        network,
+        batch_size=engine.batch_size,
+        lossless=engine.lossless,
+        precision=engine.precision,
+        compile=engine.compile,
+        steady=steady,
+    )
 
 
 def make_score_cache(cell: Cell, device: torch.device) -> ScoreCache:

@@ -21,7 +21,6 @@ from sise.benchmark.preprocessing import CAFFE_MEAN
 from sise.benchmark.runner import Cell
 from sise.benchmark.tables import LABELS
 from sise.probe import Probe
-from sise.scoring import Scorer
 from sise.types import Dataset, Sample, SuiteError, choose
 
 log = logging.getLogger(__name__)
@@ -128,13 +127,7 @@ class Shared:
         changed = self.network is not None
         self.network = (self.network if changed else first.model.network).to(self.device)
         self.model = dataclasses.replace(first.model, network=self.network)
-        self.scorer = Scorer(
-            self.network,
-            batch_size=engine.batch_size,
-            lossless=engine.lossless,
-            precision=engine.precision,
-            compile=engine.compile,
-        )
+        self.scorer = runner.make_scorer(self.network, engine)
         self.cache = runner.make_score_cache(first, self.device) if engine.cache and not changed else None
 
     def probe(self, sample: Sample) -> Probe:
