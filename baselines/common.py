@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sise.maps import minmax, upsample
 from sise.probe import Probe
 from sise.scoring import allow_tf32
 from sise.types import SuiteError, choose
+
+REDUCTIONS = ("abs_max", "abs_sum", "sum_positive", "sum_signed")
 
 
 def cam_layer_of(probe: Probe, layer: str | None) -> str:
@@ -68,6 +72,75 @@ def to_saliency(maps: Tensor, size: tuple[int, ...], upsampling: str) -> Tensor:
     large = torch.stack([torch.from_numpy(zoom(m.cpu().numpy(), factors)) for m in maps]).to(maps)
     largest = large.amax(dim=locations(large), keepdim=True)
     return torch.where(largest > 0, large / torch.where(largest > 0, largest, 1), 0)
+
+
+def reduce_channels(attributions: Tensor, reduce: str) -> Tensor:
+    """Makes one map of the attributions of all channels.
+
+    Args:
+        attributions: (T, C, H, W), signed; (T, C, L) of a signal.
+        reduce: The sign policy: ``abs_max``, the largest absolute value of the channels; ``abs_sum``, the sum of
+            absolute values; ``sum_positive``, the sum where it is positive, else zero; ``sum_signed``, the sum.
+
+    Returns:
+        (T, H, W), not negative unless ``reduce`` is ``sum_signed``.
+
+    Raises:
+        SuiteError: If ``reduce`` is unknown.
+    """
+    if choose("reduce", reduce, REDUCTIONS) == "abs_max":
+        return attributions.abs().amax(dim=1)
+    if reduce == "abs_sum":
+        return attributions.abs().sum(dim=1)
+    total = attributions.sum(dim=1)
+    return F.relu(total) if reduce == "sum_positive" else total
+
+
+def attribution_maps(attributions: Tensor, size: tuple[int, ...], reduce: str, smooth: float = 0.0) -> Tensor:
+    """Brings attributions to maps of the image: channels reduced, resized, smoothed, scaled, in this order.
+
+    Args:
+        attributions: (T, C, h, w), signed; (T, C, l) of a signal.
+        size: (H, W), or (L,).
+        reduce: The sign policy, see :func:`reduce_channels`.
+        smooth: Standard deviation of a Gaussian over the resized maps, as a fraction of the longer side; borders are
+            continued by their own value.
+
+    Returns:
+        (T, H, W) in [0, 1], min-max per map. Signed maps (``sum_signed``) keep their zero: each is divided by its
+        largest absolute value and lies in [-1, 1].
+
+    Raises:
+        SuiteError: If ``reduce`` is unknown or ``smooth`` negative.
+    """
+    if smooth < 0:
+        raise SuiteError(f"smooth must be at least 0, a fraction of the image's longer side; got {smooth}.")
+    maps = upsample(reduce_channels(attributions.detach().float(), reduce), size)
+    maps = gaussian_smooth(maps, smooth * max(size))
+    if reduce != "sum_signed":
+        return minmax(maps, len(size))
+    largest = maps.abs().amax(dim=locations(maps), keepdim=True)
+    return maps / torch.where(largest > 0, largest, 1)
+
+
+def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing of (N, H, W) or (N, L) maps, cut at 4 sigma, borders continued by their own value.
+
+    Args:
+        maps: One map after the other.
+        sigma: Standard deviation in pixels; 0 leaves the maps as they are.
+    """
+    if sigma == 0:
+        return maps
+    radius = math.ceil(4 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
+    kernel = (kernel / kernel.sum()).to(maps).view(1, 1, -1)
+    for axis in locations(maps):
+        lines = maps.movedim(axis, -1)
+        padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
+        maps = F.conv1d(padded, kernel)[:, 0].unflatten(0, lines.shape[:-1]).movedim(-1, axis)
+    return maps
 
 
 def check_targets(probe: Probe, targets: Sequence[int]) -> list[int]:
