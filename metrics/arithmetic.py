@@ -1,4 +1,4 @@
-"""Arithmetic that every produced table must obey (PROTOCOL 6.4): a violation means a bug, not a finding.
+"""Arithmetic that every produced table must obey (docs/protocol.md, T1 to T5): a violation means a bug, not a finding.
 
 T4, Table 6's column for μ = 0 is Table 1's SISE, needs no check: both are made of the same run's records.
 

@@ -43,7 +43,7 @@ def fuse(
         SuiteError: If ``maps`` is empty or a switch is unknown.
 
     Reference:
-        Sattarzadeh et al. 2021, "Fusion Module" and Fig. 6; PROTOCOL F6-F9.
+        Sattarzadeh et al. 2021, "Fusion Module" and Fig. 6; PROTOCOL F5 to F9.
     """
     steps = cascade(maps, gate=gate, temperature=temperature, empty=empty)
     if not steps:
@@ -73,7 +73,7 @@ class Step:
 def cascade(
     maps: Sequence[Tensor | None], *, gate: str = "otsu_soft", temperature: float = 100.0, empty: str = "skip"
 ) -> list[Step]:
-    """The steps of :func:`fuse`, one per layer that takes part; the arguments are the same.
+    """The steps of :func:`fuse`, one per layer that takes part, in the order of PROTOCOL F7; same arguments.
 
     Returns:
         Steps, low to high; none if every layer is missing. The last one's ``fused`` is what :func:`fuse` normalises.
@@ -139,7 +139,7 @@ def otsu256(visualization_map: Tensor, *, raise_threshold: bool = True) -> float
         The threshold, in the map's units.
 
     Reference:
-        Otsu 1979; PROTOCOL section 3, details of ``otsu256``.
+        Otsu 1979; docs/protocol.md, "The gates of F6".
     """
     levels = np.round(visualization_map.detach().cpu().numpy().ravel() * 256)
     counts = np.histogram(levels, bins=256, range=(0, 256))[0].astype(np.float64)

@@ -78,7 +78,7 @@ def sise(
         (T, H, W) saliency. Zero everywhere where no layer has a feature map with a positive gradient score.
 
     Reference:
-        Sattarzadeh et al. 2021; PROTOCOL 2.2.
+        Sattarzadeh et al. 2021; docs/protocol.md, L and F.
     """
     if not 0 <= mu <= 1:
         raise SuiteError(f"mu is a share of the largest gradient score, from 0 to 1; got {mu}.")
@@ -121,7 +121,7 @@ def ada_sise(
         targets: T class indices.
         rule: How: ``otsu_positive`` (Otsu on the positive scores: the paper's text), ``otsu_signed`` (Otsu on all
             scores, at least 0: what fits the paper's Table 2), the four literal readings of eqs. 2-6, or
-            ``author_hist`` (the authors' histogram code); PROTOCOL A1 and section 4.
+            ``author_hist`` (the authors' histogram code); PROTOCOL A1.
         estimator: Of the two Otsu rules: ``exact`` over the sorted samples, ``skimage`` (256 bins between extremes)
             or ``uint8`` (256 levels, as OpenCV) (A2). ``uint8`` cuts at a level, as third-party code does: scores of
             the low class between that level and the next stay, against A3.
@@ -132,7 +132,7 @@ def ada_sise(
         (T, H, W) saliency.
 
     Reference:
-        Sudhakar et al. 2021; PROTOCOL 2.3.
+        Sudhakar et al. 2021; docs/protocol.md, A.
     """
     choose("rule", rule, ADAPTIVE_RULES)
     choose("estimator", estimator, ESTIMATORS)
@@ -188,7 +188,7 @@ def _explain(
         selected = {layer: shuffled(probe, layer, targets, chosen) for layer, chosen in selected.items()}
     elif selection == "all":
         selected = {layer: torch.ones_like(chosen) for layer, chosen in selected.items()}
-    # a constant map's mask is all zero and adds nothing: it needs no pass, though it took part in the thresholds
+    # a constant map's mask is all zero and adds nothing (F3): it needs no pass, though it took part in the thresholds
     used = {layer: chosen & live(probe, layer, mask) for layer, chosen in selected.items()}
     if score == "confidence":
         probe.score_feature_maps(
@@ -323,7 +323,7 @@ def otsu(values: np.ndarray, estimator: str = "exact") -> float:
 
 
 def _literal_equation_5(positive: np.ndarray, *, descending: bool, include_last: bool) -> float:
-    """Eqs. 2-6 of Ada-SISE to the letter, where 0-based ``i - 1`` is the paper's i (PROTOCOL section 4)."""
+    """Eqs. 2-6 of Ada-SISE to the letter, where 0-based ``i - 1`` is the paper's i (docs/protocol.md, A1)."""
     ordered = np.sort(positive)[::-1] if descending else np.sort(positive)
     n = len(ordered)
     i = np.arange(1, n + 1 if include_last else n)

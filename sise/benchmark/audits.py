@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAPERS = {"voc2007": "SISE Table 1", "coco2014": "SISE Table 4"}
 TABLE_METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")
 
-#: PROTOCOL P1 to P3: (smallest, largest) hits that round to the published accuracies: top-1 images, top-5 pairs.
+#: PROTOCOL P1, P2, P3: (smallest, largest) hits that round to the published accuracies: top-1 images, top-5 pairs.
 PUBLISHED_HITS = {
     ("voc2007", "vgg16"): ((4_317, 4_317), (7_120, 7_120)),
     ("voc2007", "resnet50"): ((4_356, 4_356), (7_105, 7_105)),

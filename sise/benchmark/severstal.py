@@ -1,6 +1,6 @@
 """Severstal's steel defects, recast for classification as in SISE's appendix, and the network trained on them.
 
-The recast, as PROTOCOL section 7 works it out: each strip of 1600x256 pixels is cut, from column 32 on, into six tiles
+The recast, as docs/protocol.md works it out: each strip of 1600x256 pixels is cut, from column 32 on, into six tiles
 of 256x256. A tile's class is that of the only kind of defect in it (1 to 4), or 0 without one; black tiles and tiles
 with two kinds are left out. Published counts (SISE Table 3) tell whether this is the paper's recast.
 """
