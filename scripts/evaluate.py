@@ -2,8 +2,10 @@
 
 # ruff: noqa: E402
 import sys
+from pathlib import Path
 
-sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+# The code beside this script runs, whatever is installed; tabulate.py here would hide the package tabulate.
+sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if not p.endswith("scripts"))]
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig

@@ -6,11 +6,12 @@ python scripts/mnist1d_figure.py --curves 0003 0017 --weights MNIST1D.h5 --outpu
 
 # ruff: noqa: E402
 import sys
+from pathlib import Path
 
-sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+# The code beside this script runs, whatever is installed; tabulate.py here would hide the package tabulate.
+sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if not p.endswith("scripts"))]
 
 import argparse
-from pathlib import Path
 
 from baselines.grad_cam import grad_cam
 from baselines.grad_cam_pp import grad_cam_pp

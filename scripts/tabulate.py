@@ -1,6 +1,11 @@
 """Makes the tables in results/ from the records in outputs/; see configs/tabulate.yaml."""
 
+# ruff: noqa: E402
+import sys
 from pathlib import Path
+
+# The code beside this script runs, whatever is installed; tabulate.py here would hide the package tabulate.
+sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if not p.endswith("scripts"))]
 
 from omegaconf import DictConfig, OmegaConf
 

@@ -9,12 +9,13 @@ test). It continues where it was interrupted. A GPU is advised: 150 epochs take 
 
 # ruff: noqa: E402
 import sys
+from pathlib import Path
 
-sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+# The code beside this script runs, whatever is installed; tabulate.py here would hide the package tabulate.
+sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if not p.endswith("scripts"))]
 
 import argparse
 import os
-from pathlib import Path
 
 from sise.benchmark import cli, hmt, tutorial
 from sise.benchmark.runner import choose_device

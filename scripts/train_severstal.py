@@ -8,13 +8,14 @@ It continues where it was interrupted; when the epochs are done it only evaluate
 
 # ruff: noqa: E402
 import sys
+from pathlib import Path
 
-sys.path[:] = [p for p in sys.path if not p.endswith("scripts")]  # tabulate.py here would hide the package tabulate
+# The code beside this script runs, whatever is installed; tabulate.py here would hide the package tabulate.
+sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if not p.endswith("scripts"))]
 
 import argparse
 import logging
 import os
-from pathlib import Path
 
 import torch
 

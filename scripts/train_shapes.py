@@ -11,6 +11,13 @@ afterwards, which computes the same function. The figures in `shapes.json` are c
 
 from __future__ import annotations
 
+# ruff: noqa: E402
+import sys
+from pathlib import Path
+
+# The code beside this script runs, whatever is installed; tabulate.py here would hide the package tabulate.
+sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path if not p.endswith("scripts"))]
+
 import argparse
 import copy
 import ctypes
@@ -20,9 +27,7 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -343,8 +348,6 @@ def save(arguments: argparse.Namespace, plain: nn.Module, minutes: float) -> dic
 
 def main() -> None:
     """Train, fold, save and test one network."""
-    # torch looks for the package tabulate at exit, and must not find the script of that name beside this one.
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     arguments = parse_arguments()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
