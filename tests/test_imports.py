@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 METHOD = sorted((ROOT / "sise").glob("*.py"))
 PARTS = sorted((ROOT / "baselines").glob("*.py")) + sorted((ROOT / "metrics").glob("*.py"))
-OUTSIDE = {"pandas", "torch", "numpy", "captum", "torchray", "scipy", "skimage"}
+OUTSIDE = {"pandas", "torch", "torchvision", "numpy", "captum", "torchray", "scipy", "skimage"}
 
 
 def imported(path: Path) -> set[str]:
