@@ -22,11 +22,19 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from baselines.contrastive_excitation_backprop import contrastive_excitation_backprop
+from baselines.deconvnet import deconvnet
+from baselines.excitation_backprop import excitation_backprop
 from baselines.extremal_perturbation import extremal_perturbation
 from baselines.full_grad import full_grad, full_gradients
 from baselines.grad_cam import grad_cam
 from baselines.grad_cam_pp import grad_cam_pp
+from baselines.gradient import gradient
+from baselines.gradient_x_input import gradient_x_input
+from baselines.guided_backprop import guided_backprop
+from baselines.guided_grad_cam import guided_grad_cam
 from baselines.integrated_gradients import attributions, integrated_gradients
+from baselines.linear_approx import linear_approx
 from baselines.rise import mask_bank, rise
 from baselines.score_cam import score_cam
 from sise.maps import minmax, upsample
@@ -44,6 +52,14 @@ EXPLAINERS = {
     "extremal_perturbation": partial(extremal_perturbation, max_iter=4),
     "integrated_gradients": partial(integrated_gradients, n_steps=6),
     "full_grad": full_grad,
+    "gradient": gradient,
+    "gradient_x_input": gradient_x_input,
+    "linear_approx": linear_approx,
+    "guided_backprop": guided_backprop,
+    "deconvnet": deconvnet,
+    "guided_grad_cam": guided_grad_cam,
+    "excitation_backprop": excitation_backprop,
+    "contrastive_excitation_backprop": contrastive_excitation_backprop,
 }
 
 

@@ -1,0 +1,47 @@
+"""Deconvnet: only positive gradients pass each rectifier, whatever its input was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from baselines.common import attribution_maps, check_targets, no_maps
+from baselines.rules import Back, RuledGraph, Rules, one_hot
+from sise.probe import Probe
+
+
+class Deconvolution(Rules):
+    """The gradient, but a rectifier passes its positive part, and its own gate is not applied."""
+
+    relevance = False
+
+    def rectifier(self, x: Tensor, ceiling: float) -> Back:
+        return lambda gradient: gradient.clamp(min=0)
+
+
+def deconvnet(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_max", smooth: float = 0.0) -> Tensor:
+    """Deconvnet: every rectifier hands back ``g+``; max-pools route by their switches.
+
+    Args:
+        probe: One image as one network sees it.
+        targets: T class indices.
+        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; ``abs_max`` is TorchRay's.
+        smooth: Gaussian over the map, as a fraction of the longer side; TorchRay's pointing game uses 0.02.
+
+    Returns:
+        (T, H, W) in [0, 1], min-max per map; of ``sum_signed`` in [-1, 1], zero kept.
+
+    Raises:
+        SuiteError: If a target is not a class, ``reduce`` is unknown, or the network has no rectifier.
+
+    Reference:
+        Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 2.1.
+    """
+    targets = check_targets(probe, targets)
+    if not targets:
+        return no_maps(probe)
+    graph = RuledGraph(probe, Deconvolution())
+    gradients = torch.stack([graph.backward(one_hot(graph.scores, target)) for target in targets])
+    return attribution_maps(gradients, probe.size, reduce, smooth)
