@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.maps import minmax
-from sise.probe import Probe
+from sise.probe import Probe, take_gradients
 from sise.types import SuiteError, choose
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -102,7 +103,7 @@ def extremal_perturbation(
                 part = pairs[start : start + batch_size]
                 parts.append(
                     optimise_masks(
-                        probe.network if exact else probe.scorer.differentiable,
+                        partial(probe.scorer.apart, probe.network) if exact else probe.scorer.differentiable,
                         probe.image,
                         [target for target, _ in part],
                         [area for _, area in part],
@@ -164,9 +165,11 @@ def optimise_masks(
             perturbed = perturb(levels, to_mask.crop(mask))
             if jitter and iteration % 2 == 0:
                 perturbed = perturbed.flip(-1)
-            scores = network(perturbed)[range(count), targets]
+            scores = network(perturbed.clone())[range(count), targets]  # it may write into its input
             penalty = ((mask.flatten(1).sort(dim=1)[0] - ideal) ** 2).mean(dim=1)
-            (gradient,) = torch.autograd.grad((penalty * weight - scores).sum(), values)
+            # by way of the image, since the penalty has a gradient even where the scores have none
+            of_image = take_gradients(-scores.sum(), {"the image": perturbed})["the image"]
+            (gradient,) = torch.autograd.grad([perturbed, (penalty * weight).sum()], values, [of_image, None])
         # Momentum damped by as much as it remembers, from the second step on: torch.optim.SGD's rule.
         velocity = gradient if velocity is None else velocity.mul_(MOMENTUM).add_(gradient, alpha=1 - MOMENTUM)
         values = values.detach().add_(velocity, alpha=-LEARNING_RATE).clamp_(0, 1)
@@ -337,6 +340,11 @@ def _by_torchray(
 
     if max_blur != 20:
         raise SuiteError(f"TorchRay's max_blur is fixed at 20; got {max_blur}. Use implementation='batched'.")
+    if probe.scorer.alone and len(areas) > 1:
+        raise SuiteError(
+            "TorchRay scores the masks of all areas in one batch, and this network's scores of an image depend on the "
+            "rest of a batch; give one area, or take implementation='batched'."
+        )
     parameters = list(probe.network.parameters())
     flags = [parameter.requires_grad for parameter in parameters]
     masks = []

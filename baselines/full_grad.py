@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.maps import minmax
-from sise.probe import Probe, check_gradient
+from sise.probe import Probe, take_gradients
+from sise.torch_state import eager
 from sise.types import SuiteError
 
 Terms = tuple[Tensor, list[Tensor]]
@@ -25,6 +27,9 @@ def full_grad(
     f is the score before the softmax. psi, as in the authors' code, takes absolute values and brings *a whole layer*
     to [0, 1]: minus the smallest, divided by the largest value over all of its channels plus ``eps``. U resizes to
     the image bilinearly with aligned corners. Channels are added before resizing, which is linear.
+
+    Without psi and U, the terms add up to the score in networks that are piecewise linear in their input and these
+    biases. Where they do not, the map leaves a part of the score out, which the probe gets a remark about.
 
     Args:
         probe: One image as one network sees it.
@@ -49,7 +54,10 @@ def full_grad(
         return no_maps(probe)
     saliency = []
     linear = "linear" if len(probe.size) == 1 else "bilinear"
-    for input_term, bias_terms in full_gradients(probe, targets, include_bn=include_bn, simple=simple):
+    decompositions = full_gradients(probe, targets, include_bn=include_bn, simple=simple)
+    for target, (input_term, bias_terms) in zip(targets, decompositions, strict=True):
+        if include_bn and not simple and not _adds_up([input_term, *bias_terms], float(probe.scores()[target])):
+            probe.remark("incomplete_decomposition")
         total = _psi(input_term, eps).sum(dim=0)
         for term in bias_terms:
             if term.ndim == input_term.ndim:  # a linear layer's bias has no place in the image
@@ -75,9 +83,12 @@ def full_gradients(
         convolutions and batch normalisation, (C,) for linear layers.
     """
     outputs: list[tuple[Tensor, Tensor]] = []
+    thread = threading.get_ident()  # others may score images with the network meanwhile
 
     def keep(bias: Tensor) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
+            if threading.get_ident() != thread:
+                return None
             outputs.append((output, bias))
             return output.clone()  # what follows may work in place
 
@@ -89,7 +100,7 @@ def full_gradients(
         for module, bias in biases.items():
             if bias is not None:
                 handles.append(module.register_forward_hook(keep(bias)))
-        with torch.enable_grad(), tf32_as_engine(probe):
+        with torch.enable_grad(), tf32_as_engine(probe), eager():
             image = probe.image.detach().clone().requires_grad_()
             scores = probe.network(image.clone())[0]  # it may write into its input
             probe.count(forward=1)
@@ -101,16 +112,22 @@ def full_gradients(
 
 def _terms(probe: Probe, score: Tensor, image: Tensor, outputs: list, simple: bool) -> Terms:
     """The terms of one score, by one backward pass through a kept graph."""
-    wanted = [image, *(output for output, _ in outputs)]
-    gradients = torch.autograd.grad(score, wanted, retain_graph=True, materialize_grads=True)
+    layers = {f"the output of layer {number} with a bias": output for number, (output, _) in enumerate(outputs, 1)}
+    # a layer beside the path to the score, such as another head, has no part in it
+    gradients = take_gradients(score, {"the image": image} | layers, unused=layers, retain_graph=True)
     probe.count(backward=1)
-    for gradient in gradients:
-        check_gradient(gradient, "the image or the output of a layer with a bias")
     biased = []
-    for gradient, (_, bias) in zip(gradients[1:], outputs, strict=True):
+    for name, (_, bias) in zip(layers, outputs, strict=True):
         factor = torch.ones_like(bias) if simple else bias
-        biased.append(gradient[0] * factor.view(-1, *[1] * (gradient.ndim - 2)))
-    return (gradients[0] * image.detach())[0], biased
+        biased.append(gradients[name][0] * factor.view(-1, *[1] * (gradients[name].ndim - 2)))
+    return (gradients["the image"] * image.detach())[0], biased
+
+
+def _adds_up(terms: Sequence[Tensor], score: float) -> bool:
+    """Whether the terms of a decomposition add up to the score, but for rounding, which grows with the terms."""
+    total = sum(float(term.double().sum()) for term in terms)
+    largest = sum(float(term.double().abs().sum()) for term in terms)
+    return abs(total - score) <= 1e-3 * abs(score) + 1e-5 * largest
 
 
 def _bias(module: nn.Module, include_bn: bool) -> Tensor | None:

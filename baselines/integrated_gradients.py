@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from captum.attr import IntegratedGradients
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.maps import minmax, over_map
-from sise.probe import Probe
+from sise.probe import Probe, take_gradients
 from sise.types import SuiteError, choose
 
 METHODS = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
@@ -79,11 +79,17 @@ def attributions(
         scores = probe.scorer.differentiable(inputs)
         return scores.double().softmax(dim=1) if of == "softmax" else scores
 
+    def gradient(forward_fn: Callable, inputs: tuple[Tensor], target_ind: int, **_: None) -> tuple[Tensor]:
+        """Captum's own, but that a missing or NaN gradient is refused."""
+        return (take_gradients(forward_fn(*inputs)[:, target_ind].sum(), {"the image": inputs[0]})["the image"],)
+
     start = 0.0 if baseline is None else over_map(torch.tensor(list(baseline)).to(probe.image), probe.image[0])[None]
     parts = []
     for target in targets:
         with torch.enable_grad(), tf32_as_engine(probe):
-            part = IntegratedGradients(forward).attribute(
+            method_of_captum = IntegratedGradients(forward)
+            method_of_captum.gradient_func = gradient
+            part = method_of_captum.attribute(
                 probe.image,
                 baselines=start if isinstance(start, float) else start.expand_as(probe.image),
                 target=target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sise.layers import check_layers, evaluating, find_layers
+from sise.layers import check_layers, evaluating, find_layers, uncompiled
 from sise.method import sise
 from sise.probe import Probe
-from sise.types import Confidence, Explainer, SuiteError
+from sise.torch_state import ONE_AT_A_TIME, eager
+from sise.types import REMARKS, Confidence, Explainer, SuiteError
+
+log = logging.getLogger(__name__)
 
 
 def explain(
@@ -28,7 +32,14 @@ def explain(
     """Explains one decision of a convolutional network.
 
     The model comes back as it was: its mode (it runs in evaluation mode here), hooks, parameters, their ``grad`` and
-    ``requires_grad``, its device.
+    ``requires_grad``, its device. So does torch's global random generator.
+
+    May be called from several threads, on one network or on different ones: the calls wait for each other, and give
+    what they give alone. Other threads may score images with a network in evaluation mode meanwhile, but not train it.
+
+    Assumed is a network whose scores of an image depend on that image alone and have a gradient. The first is checked
+    by a pass of three images: a network that is random in evaluation mode is refused, one that looks at the whole batch
+    gets each image by itself, with a warning. A gradient that is missing or NaN is refused where an explainer needs it.
 
     Args:
         model: ``(N, C, H, W) -> (N, K)`` scores before softmax; ``(N, C, L) -> (N, K)`` for signals.
@@ -60,7 +71,9 @@ def explain(
     if type(target).__module__ == "numpy":
         target = target.tolist()
     image = _one_image(model, image)
-    with torch.inference_mode(False), evaluating(model):
+    model = uncompiled(model)
+    precise = torch.autocast(image.device.type, enabled=False)
+    with ONE_AT_A_TIME, torch.inference_mode(False), precise, eager(), evaluating(model):
         size, channels = tuple(image.shape[2:]), image.shape[1]
         if layers is None:
             layers = find_layers(model, size, channels=channels)
@@ -69,13 +82,10 @@ def explain(
             check_layers(model, layers, size, channels=channels)
         gradient = "log_odds" if confidence == "softmax" else "logit"
         probe = Probe(model, image.clone(), layers=layers, confidence=confidence, gradient=gradient)
-        if probe.scores().numel() == 1 and confidence == "softmax":
-            raise SuiteError(
-                "the model has a single score, whose softmax is 1 whatever the image shows; for two classes in one "
-                'score give confidence="sigmoid".'
-            )
         targets = _targets(target, probe)
         saliency = explainer(probe, targets)
+    for remark in probe.remarks:
+        log.warning("%s", REMARKS[remark])
     return saliency if isinstance(target, Sequence) or (isinstance(target, Tensor) and target.ndim) else saliency[0]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sise.torch_state import eager, generator_kept
 from sise.types import SuiteError, choose
 
-__all__ = ["check_layers", "evaluating", "find_cam_layer", "find_layers", "input_channels"]
+__all__ = ["check_layers", "evaluating", "find_cam_layer", "find_layers", "input_channels", "uncompiled"]
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +57,30 @@ class _Call:
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Puts a network into evaluation mode, and each of its modules back into its own mode afterwards."""
+    """Puts a network into evaluation mode, and each of its modules back into its own mode afterwards.
+
+    Raises:
+        SuiteError: If it has none.
+    """
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    try:
+        network.eval()
+    except NotImplementedError as error:  # what torch.export makes
+        kind = type(network).__name__
+        reason = f"{error}; explain the network it was exported from"
+        raise SuiteError(f"{kind} has no evaluation mode: {reason}") from error
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network that ``torch.compile`` was given, if it was; its modules have their own names and can be watched."""
+    while type(network).__name__ == "OptimizedModule":  # torch's class, which only its compiler can import
+        network = network._orig_mod
+    return network
 
 
 def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None, advice: str) -> _Call:
@@ -77,8 +95,12 @@ def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None
     stack = [_Call("", network, [image])]
     handles: list[Any] = []
 
+    thread = threading.get_ident()  # others may score images with the network meanwhile
+
     def enter(name: str):
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if threading.get_ident() != thread:
+                return
             tensors = [value for value in inputs if isinstance(value, Tensor)]
             call = _Call(name, module, tensors, tuple(tensors[0].shape) if tensors else None)
             stack[-1].children.append(call)
@@ -87,13 +109,15 @@ def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None
         return hook
 
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != thread:
+            return
         stack.pop().shape_out = tuple(output.shape) if isinstance(output, Tensor) else None
 
     try:
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave))
-        with evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad(), eager(), generator_kept(image.device):
             network(image)
     except Exception as error:  # it is the user's network: anything can be wrong in it
         kind = type(network).__name__
@@ -239,10 +263,15 @@ def find_layers(
         Block-Wise Feature Aggregation, AAAI 2021.
     """
     kind = type(network).__name__
-    if isinstance(network, torch.jit.ScriptModule):
-        raise SuiteError(f"{kind} hides its layers; explain the network it was scripted or traced from")
+    scripted = next((n for n, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        what = f"its module {scripted!r}" if scripted else "it"
+        raise SuiteError(f"{kind} hides its layers; explain the network {what} was scripted or traced from")
     if not any(isinstance(module, _CONVOLUTIONS) for module in network.modules()):
-        raise SuiteError(f"{kind} has no convolution, so it has no feature maps for SISE; {_ADVICE}")
+        raise SuiteError(
+            f"{kind} has no convolution (nn.Conv2d, nn.Conv1d) among its modules, so it has no feature maps for SISE; "
+            f"an exported network must be given as what it was exported from; {_ADVICE}"
+        )
     image_size = tuple(int(side) for side in image_size)
     root = _watch(network, image_size, channels, "give the size and the channels it takes")
     walk = _Walk(image_size)
@@ -255,11 +284,7 @@ def find_layers(
             f"{kind} keeps its maps as (N, H, W, C) (module {walk.channels_last!r}), SISE reads (N, C, H, W); {_ADVICE}"
         )
     if not walk.found or (len(walk.found) == 1 and walk.tokens is not None):
-        reason = (
-            f"after {walk.tokens!r} it computes on tokens (N, L, C), not on feature maps"
-            if walk.tokens is not None
-            else "no convolution has a result of more than one pixel per channel"
-        )
+        reason = _why_no_layers(walk, [name for name, m in network.named_modules() if isinstance(m, _CONVOLUTIONS)])
         raise SuiteError(f"{kind} has no downsampling stages whose inputs SISE could read: {reason}; {_ADVICE}")
     if walk.tokens is not None:
         log.warning(
@@ -268,6 +293,26 @@ def find_layers(
             kind, walk.tokens, ", ".join(walk.found),
         )  # fmt: skip
     return tuple(walk.found)
+
+
+def _why_no_layers(walk: _Walk, convolutions: Sequence[str]) -> str:
+    """What a walk that found nothing saw instead."""
+    if walk.tokens is not None:
+        return f"after {walk.tokens!r} it computes on tokens (N, L, C), not on feature maps"
+    seen = [name for name in convolutions if name in walk.calls]
+    if not seen:
+        return (
+            f"none of its {len(convolutions)} convolutions was seen running (the first is {convolutions[0]!r}). It is "
+            "compiled, scripted or exported, or calls convolution.forward(x) or functions of the weights: give the "
+            "network that it was made from, and call modules as convolution(x)"
+        )
+    if all(walk.calls[name] > 1 for name in seen):
+        return (
+            f"each of its convolutions runs more than once in a pass ({seen[0]!r} {walk.calls[seen[0]]} times), so "
+            "that their names do not tell which maps are meant: explain the part that runs once, or a network that "
+            "has a copy of the part for each time it runs"
+        )
+    return "no convolution has a result of more than one pixel per channel"
 
 
 def check_layers(

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from sise.maps import over_map, upsampled_extrema
 from sise.scoring import Scorer, Segment, allow_tf32, check_scores
-from sise.types import Confidence, GradientScore, SuiteError, choose
+from sise.torch_state import eager, generator_kept
+from sise.types import Confidence, GradientScore, Remark, SuiteError, choose
 
 CONFIDENCES = ("softmax", "sigmoid", "logit")
 GRADIENT_SCORES = ("log_odds", "softmax_f32", "logit")
@@ -46,11 +48,13 @@ class Bill:
     Attributes:
         seconds: Wall time spent inside the block, plus the recorded time of every remembered quantity it used.
         forward, backward: Images sent through the network, counted in the same way.
+        remarks: What its maps need to have said, see :meth:`Probe.remark`.
     """
 
     seconds: float = 0.0
     forward: int = 0
     backward: int = 0
+    remarks: list[Remark] = field(default_factory=list)
     _used: dict = field(default_factory=dict, repr=False)
     _computed: dict = field(default_factory=dict, repr=False)
 
@@ -102,8 +106,8 @@ class Probe:
         classes: How many scores the network must return; None for any number.
 
     Raises:
-        SuiteError: On an unknown switch or layer, a network in training mode, an image of the wrong shape, or scores
-            that are not finite or not of ``classes``.
+        SuiteError: On an unknown switch or layer, a network in training mode, an image of the wrong shape, scores that
+            are not finite, not of ``classes`` or random, or the softmax of a single score.
     """
 
     def __init__(
@@ -154,6 +158,8 @@ class Probe:
         self._bill: Bill | None = None
         self.forward_passes = 0
         self.backward_passes = 0
+        self.remarks: list[Remark] = []
+        """What the maps made on this probe need to have said (:meth:`remark`)."""
 
     # ------------------------------------------------------------------ plain facts
 
@@ -216,23 +222,12 @@ class Probe:
         if layer not in self._gradients.get(key, {}):
             with self._computing(("gradients", *key), backward=1), allow_tf32(False), torch.enable_grad():
                 wanted: dict[str | None, Tensor] = {**maps, None: image} if layer is None else dict(maps)
-                cut_off = [n for n, tensor in wanted.items() if not (scores.requires_grad and tensor.requires_grad)]
-                if not cut_off:
-                    found = torch.autograd.grad(
-                        differentiated(scores[0], target, of),
-                        list(wanted.values()),
-                        retain_graph=True,
-                        allow_unused=True,
-                    )
-                    cut_off = [name for name, gradient in zip(wanted, found, strict=True) if gradient is None]
-                if cut_off:
-                    raise SuiteError(
-                        f"the scores have no gradient with respect to {_place(cut_off[0])}: the network detaches "
-                        "something, runs in torch.no_grad(), or makes its scores without that layer."
-                    )
-                for name, gradient in zip(wanted, found, strict=True):
-                    check_gradient(gradient, _place(name))
-                self._gradients[key] = {name: g[0] for name, g in zip(wanted, found, strict=True)}
+                found = take_gradients(
+                    differentiated(scores[0], target, of),
+                    {_place(name): tensor for name, tensor in wanted.items()},
+                    retain_graph=True,
+                )
+                self._gradients[key] = {name: found[_place(name)][0] for name in wanted}
         self._use(("gradients", *key))
         return self._gradients[key][layer]
 
@@ -499,6 +494,12 @@ class Probe:
             self._bill.forward += forward
             self._bill.backward += backward
 
+    def remark(self, remark: Remark) -> None:
+        """Notes something that whoever reads the maps has to know, once per probe and once per bill."""
+        for remarks in (self.remarks, *([self._bill.remarks] if self._bill is not None else [])):
+            if remark not in remarks:
+                remarks.append(remark)
+
     @contextlib.contextmanager
     def bill(self) -> Iterator[Bill]:
         """Bills a block of code as if it ran on a fresh probe.
@@ -513,7 +514,7 @@ class Probe:
             yield bill
         finally:
             self._synchronise()
-            bill.seconds = time.perf_counter() - begun
+            bill.seconds += time.perf_counter() - begun
             self._bill = None
             for key, channels in bill._used.items():
                 cost = self._costs.get(key)
@@ -557,7 +558,8 @@ class Probe:
                 choose("layer", layer, [m for m, _ in self.network.named_modules() if m])
             with self._computing(("graph",), forward=1):
                 image = self.image.clone().requires_grad_(True)
-                with allow_tf32(False), torch.enable_grad(), captured(self.network, wanted) as maps:
+                keeping = generator_kept(self.device)
+                with allow_tf32(False), torch.enable_grad(), keeping, captured(self.network, wanted) as maps:
                     scores = check_scores(self.network(image.clone()), 1)  # it may write into its input
                 silent = sorted(wanted - set(maps))
                 if silent:
@@ -571,9 +573,23 @@ class Probe:
                         "the names of the classes it was trained on, in their order."
                     )
                 self._finite(scores)
-                self._graph, self._graph_layers, self._gradients = (image, scores, maps), wanted, {}
+                if scores.shape[1] == 1 and self.confidence_kind == "softmax":
+                    raise SuiteError(
+                        "the model has a single score, whose softmax is 1 whatever the image shows; for two classes in "
+                        'one score take confidence="sigmoid" (in the harness: protocol.confidence=sigmoid).'
+                    )
+            self._examine(scores.detach())
+            self._graph, self._graph_layers, self._gradients = (image, scores, maps), wanted, {}
         self._use(("graph",))
         return self._graph
+
+    def _examine(self, scores: Tensor) -> None:
+        """What is assumed of the network is checked on the engine's first image, at nobody's expense."""
+        begun = time.perf_counter()
+        self.scorer.examine(self.image, scores)
+        self._synchronise()
+        if self._bill is not None:
+            self._bill.seconds -= time.perf_counter() - begun
 
     def _checked(self, target: int) -> int:
         count = self._run()[1].shape[1]
@@ -613,18 +629,47 @@ def _stored(
     return array
 
 
-def check_gradient(gradient: Tensor, place: str) -> None:
-    """Refuses gradients that are NaN or infinite: they would pass for "no positive gradient".
+def take_gradients(
+    scalar: Tensor, tensors: Mapping[str, Tensor], *, unused: Container[str] = (), retain_graph: bool = False
+) -> dict[str, Tensor]:
+    """Gradients of a scalar with respect to tensors, each refused where it would make a wrong map without a word.
+
+    Args:
+        scalar: Made of the network's scores.
+        tensors: By the name of their place in the network, for messages.
+        unused: Names of tensors that the scores need not depend on: their gradient is zero then.
+        retain_graph: Keep the graph for further gradients.
+
+    Returns:
+        The gradients by the same names, in the same order.
 
     Raises:
-        SuiteError: If there are any.
+        SuiteError: If the scores have no gradient there, or one that is NaN or infinite.
     """
-    if not torch.isfinite(gradient).all():
-        bad = int((~torch.isfinite(gradient)).sum())
+    connected = {name: tensor for name, tensor in tensors.items() if scalar.requires_grad and tensor.requires_grad}
+    found: dict[str, Tensor | None] = {}
+    if connected:
+        values = torch.autograd.grad(scalar, list(connected.values()), retain_graph=retain_graph, allow_unused=True)
+        found = dict(zip(connected, values, strict=True))
+    lacking = [name for name in tensors if found.get(name) is None and name not in unused]
+    if lacking:
+        cut = min(lacking, key=lambda name: tensors[name].requires_grad)  # where it was detached, rather than before
         raise SuiteError(
-            f"the gradient of the scores with respect to {place} is NaN or infinite in {bad} of {gradient.numel()} "
-            "places: look for square roots, logarithms or divisions of zero in the network."
+            f"the scores have no gradient with respect to {cut}: the network detaches something, runs in "
+            "torch.no_grad(), or makes its scores without it (by argmax, a comparison or NumPy, say)."
         )
+    gradients = {}
+    for name, tensor in tensors.items():
+        gradient = found.get(name)
+        gradient = torch.zeros_like(tensor) if gradient is None else gradient
+        if not torch.isfinite(gradient).all():
+            bad = int((~torch.isfinite(gradient)).sum())
+            raise SuiteError(
+                f"the gradient of the scores with respect to {name} is NaN or infinite in {bad} of {gradient.numel()} "
+                "places: look for square roots, logarithms or divisions of zero in the network."
+            )
+        gradients[name] = gradient
+    return gradients
 
 
 def _place(layer: str | None) -> str:
@@ -646,14 +691,18 @@ def captured(network: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Te
     """Collects the outputs of named layers during a forward pass; hooks are gone afterwards, whatever happens.
 
     The network goes on with a copy, so that an in-place operation behind a layer does not overwrite what was captured.
+    Only passes of the calling thread are looked at; other threads may score images with the network meanwhile.
 
     Raises:
         SuiteError: If a layer runs more than once in one pass, or puts out something else than (N, C, ...) maps.
     """
     maps: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
+    thread = threading.get_ident()
 
-    def capture(name: str, output: object) -> Tensor:
+    def capture(name: str, output: object) -> Tensor | None:
+        if threading.get_ident() != thread:
+            return None
         if name in maps:
             raise SuiteError(
                 f"layer {name!r} runs more than once in a forward pass, so its feature maps are ambiguous; "
@@ -670,7 +719,8 @@ def captured(network: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Te
         for name in layers
     ]
     try:
-        yield maps
+        with eager():
+            yield maps
     finally:
         for handle in handles:
             handle.remove()

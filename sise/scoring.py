@@ -4,6 +4,9 @@ Masks arrive as maps of any resolution and are upsampled, applied and scored bat
 memory grows with the batch and never with the number of masks. The network it runs is a private copy of the given
 one, made cheaper without changing what it computes (Conv-BN folding, channels-last), or the given one itself where that
 cannot be done; gradients of its parameters are never taken.
+
+That many masks may be scored at once rests on a network whose scores of an image depend on that image alone. It is
+checked on first use (:meth:`Scorer.examine`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sise.maps import upsample
+from sise.torch_state import ONE_AT_A_TIME, generator_kept, generator_state
 from sise.types import SuiteError, choose
 
 log = logging.getLogger(__name__)
@@ -82,6 +87,11 @@ class Scorer:
         self.compile = compile
         self.steady = steady
         self.passes = 0
+        self.alone = False
+        """Whether each image goes through the network by itself, since its scores depend on the rest of a batch."""
+        self.draws = False
+        """Whether the network draws from torch's generator, after it set the seed: tracing would lose the seed."""
+        self._examined = False
         self._runner: nn.Module | None = None
         self._memory_format = torch.contiguous_format
         self._buffer: Tensor | None = None
@@ -135,14 +145,90 @@ class Scorer:
         """(N, 3, H, W) network inputs -> (N, K) scores in fp32 with gradients to the inputs, in one batch."""
         scorer = self.exact
         scorer._prepare(inputs[:1].detach())
-        return check_scores(scorer._runner(inputs.contiguous(memory_format=scorer._memory_format)), len(inputs))
+        # a clone, since a network may write into its input
+        return scorer.apart(scorer._runner, inputs.clone(memory_format=scorer._memory_format))
+
+    def apart(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """(N, K) scores by a form of the network: of one batch, or image by image where the batch changes them."""
+        batches = inputs.split(1) if self.alone else (inputs,)
+        with generator_kept(inputs.device) if self.draws else nullcontext():
+            return torch.cat([check_scores(network(batch), len(batch)) for batch in batches])
 
     @cached_property
     def exact(self) -> Scorer:
         """A scorer of the same network in fp32; itself, where that is what it runs in."""
         if self.precision == "fp32":
             return self
-        return Scorer(self.network, batch_size=self.batch_size, lossless=self.lossless, steady=self.steady)
+        scorer = Scorer(self.network, batch_size=self.batch_size, lossless=self.lossless, steady=self.steady)
+        scorer._examined, scorer.alone, scorer.draws = self._examined, self.alone, self.draws
+        return scorer
+
+    # ------------------------------------------------------------------ what is assumed of the network
+
+    @torch.no_grad()
+    def examine(self, image: Tensor, scores: Tensor) -> None:
+        """Checks, once, what every score rests on: that it depends on the image alone.
+
+        The image is scored between two others, by the network as it is, in fp32. Where that differs from its scores
+        by itself, the network either draws random numbers, or looks at the whole batch; then every image is scored by
+        itself from now on, with a warning. Passes made here are counted nowhere, and torch's global generator is left
+        as it was.
+
+        Args:
+            image: (1, C, H, W) network input, or a signal's (1, C, L).
+            scores: (1, K) scores of it, in fp32.
+
+        Raises:
+            SuiteError: If the network scores the same image differently from one pass to the next.
+        """
+        if self._examined:
+            return
+        reason = ""
+        with allow_tf32(False), generator_kept(image.device):
+            mirrored = image.flip(-1)
+            batch = torch.cat([0.5 * mirrored + 0.25, image, 0.25 * mirrored + 0.5])
+            _draw(image.device)  # a start that no seed makes
+            before = generator_state(image.device)
+            try:
+                together = check_scores(self.network(batch.clone()), len(batch))[1:2]
+            except Exception as error:  # it is the user's network: anything can be wrong in it
+                why = "out of memory" if _out_of_memory(error) else f"{type(error).__name__}: {error}"
+                reason = f"cannot score {len(batch)} images at once ({why})"
+            else:
+                if not _agree(together, scores, 1e-4):
+                    reason = "scores an image differently beside other images (batch statistics, say)"
+            self.draws = not torch.equal(generator_state(image.device), before)
+            if (reason or self.draws) and self._is_random(image):
+                raise SuiteError(
+                    f"{type(self.network).__name__} is random in evaluation mode: it scores one image differently from "
+                    "one pass to the next, so no map of it can be trusted. Look for dropout with training=True, "
+                    "stochastic depth or noise in its forward(), and switch it off unless self.training; or fix the "
+                    "seed inside of forward()."
+                )
+        if reason:
+            kind = type(self.network).__name__
+            log.warning("%s %s; each image is scored by itself, which takes longer", kind, reason)
+            self.alone, self.batch_size = True, 1
+            with allow_tf32(False):
+                apart = self.apart(self.network, batch)
+            if bool((apart == apart[0]).all()):
+                raise SuiteError(
+                    f"{kind} {reason}, and by themselves it scores all images alike, so there is nothing to explain. "
+                    "Is there a softmax or a normalisation along the batch (dim=0)?"
+                )
+        self._examined = True
+
+    def _is_random(self, image: Tensor) -> bool:
+        """Whether the network scores an image at random.
+
+        What it draws may change the scores only now and then (stochastic depth), which a few passes would not show. So
+        any draw counts, unless the network sets the seed by itself: then the generator ends where it ended before.
+        """
+        first = self.network(image.clone())
+        end = generator_state(image.device)
+        _draw(image.device)  # another start, which only a seed makes up for
+        again = self.network(image.clone())
+        return not _agree(again, first, 1e-5) or (self.draws and not torch.equal(generator_state(image.device), end))
 
     # ------------------------------------------------------------------ the network and its batches
 
@@ -180,7 +266,7 @@ class Scorer:
 
     def _run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), allow_tf32(self.precision == "tf32"):
-            return check_scores(self._runner(batch.to(PRECISIONS[self.precision])), len(batch)).float()
+            return self.apart(self._runner, batch.to(PRECISIONS[self.precision])).float()
 
     def _ragged(self, image: Tensor) -> bool:
         """Whether a last, smaller batch may run as it is: not where every shape costs a search or a compilation."""
@@ -214,34 +300,52 @@ class Scorer:
         """Builds the private copy of the network on first use and checks that it computes the same."""
         if self._runner is not None:
             return
+        if not self._examined:
+            with allow_tf32(False), generator_kept(image.device):
+                scores = check_scores(self.network(image.clone()), 1)
+            self.examine(image, scores)
         self._runner = self.network
         if self.lossless or self.precision in ("fp16", "bf16"):
-            with allow_tf32(self.precision == "tf32"):
+            with allow_tf32(self.precision == "tf32"), generator_kept(image.device):
                 # a clone, since a network may write into its input; before copying, since this pass leaves weights that
                 # are computed in it (weight_norm's) without a graph, which could not be copied
                 expected = check_scores(self.network(image.clone()), 1).float()
-            fast = _lossless_copy(self.network) if self.lossless else copy.deepcopy(self.network).eval()
-            images = self.lossless and image.ndim == 4  # channels-last is a format of images, not of signals
-            memory_format = torch.channels_last if images else torch.contiguous_format
-            fast = fast.to(memory_format=memory_format).requires_grad_(False)
-            with allow_tf32(self.precision == "tf32"):
-                try:
-                    got = fast(image.clone(memory_format=memory_format)).float()
-                    same = got.shape == expected.shape and bool(
-                        (got - expected).abs().max() <= 1e-3 * expected.abs().max()
-                    )
-                except Exception as error:  # a copy that cannot run is as good as one that differs
-                    log.debug("the folded copy failed: %s", error)
-                    same = False
-            if same:
-                self._memory_format = memory_format
-            elif self.lossless:
-                log.info("the folded copy of the network differs from it; running the network as it is")
-                fast = copy.deepcopy(self.network).eval().requires_grad_(False)
-            if same or self.precision in ("fp16", "bf16"):
-                self._runner = fast.to(PRECISIONS[self.precision])
+            fast = self._fast_copy(image, expected) if self.lossless and not self.draws else None
+            self._runner = self._plain_copy() if fast is None else fast
         if self.compile:
             self._runner = torch.compile(self._runner)
+
+    def _fast_copy(self, image: Tensor, expected: Tensor) -> nn.Module | None:
+        """The folded copy in its precision; None if there is none that gives the image its expected scores."""
+        fast = _lossless_copy(self.network)
+        if fast is None:
+            return None
+        # channels-last is a format of images, not of signals
+        memory_format = torch.channels_last if image.ndim == 4 else torch.contiguous_format
+        fast = fast.to(memory_format=memory_format).requires_grad_(False)
+        with allow_tf32(self.precision == "tf32"):
+            try:
+                same = _agree(fast(image.clone(memory_format=memory_format)).float(), expected, 1e-3)
+            except Exception as error:  # a copy that cannot run is as good as one that differs
+                log.debug("the folded copy failed: %s", error)
+                same = False
+        if not same:
+            log.info("the folded copy of the network differs from it; running the network as it is")
+            return None
+        self._memory_format = memory_format
+        return fast.to(PRECISIONS[self.precision])
+
+    def _plain_copy(self) -> nn.Module:
+        """A copy in its precision; in fp32 the network itself."""
+        if self.precision not in ("fp16", "bf16"):
+            return self.network
+        duplicate = copied(self.network)
+        if duplicate is None:
+            raise SuiteError(
+                f"{type(self.network).__name__} cannot be copied (copy.deepcopy fails: does it hold a lock, a file or "
+                f"an iterator?), and precision={self.precision} needs a copy, so as not to change it: use fp32."
+            )
+        return duplicate.requires_grad_(False).to(PRECISIONS[self.precision])
 
     def _forward(self, batch: Tensor) -> Tensor:
         """One batch through the network; runs out of memory at most once per size, then goes on in halves."""
@@ -271,16 +375,32 @@ def _packed(segments: Sequence[Segment], batch: int) -> Iterator[tuple[Segment, 
             start = stop
 
 
-def _lossless_copy(network: nn.Module) -> nn.Module:
+def _lossless_copy(network: nn.Module) -> nn.Module | None:
     """A copy with each batch normalisation folded into the convolution before it, where it can be traced."""
     from torch.fx.experimental.optimization import fuse
 
-    duplicate = copy.deepcopy(network).eval()
+    duplicate = copied(network)
+    if duplicate is None:
+        return None
     try:
         return fuse(duplicate, inplace=True)
     except Exception as error:  # untraceable networks run unfolded
         log.debug("network cannot be traced for folding: %s", error)
+        return copied(network)
+
+
+def copied(network: nn.Module) -> nn.Module | None:
+    """A copy in eval mode; None if the network cannot be copied, since it holds a lock or an open file, say."""
+    try:
         return copy.deepcopy(network).eval()
+    except Exception as error:  # it is the user's network: copying it runs the user's code
+        log.debug("network cannot be copied: %s", error)
+        return None
+
+
+def _agree(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether scores are the same up to a share of the largest; not where one is NaN."""
+    return got.shape == expected.shape and bool((got - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def check_scores(scores: object, count: int) -> Tensor:
@@ -298,7 +418,13 @@ def check_scores(scores: object, count: int) -> Tensor:
     return scores
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _draw(device: torch.device) -> None:
+    """Moves torch's global generators of the CPU and the device on."""
+    torch.rand(1)
+    torch.rand(1, device=device)
+
+
+def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -308,6 +434,12 @@ def allow_tf32(allowed: bool) -> Iterator[None]:
 
     Without it, ``torch.set_float32_matmul_precision("medium")`` means bfloat16 on a CPU, and cuDNN's default is TF32.
     """
+    with ONE_AT_A_TIME, _float32_products(allowed):
+        yield
+
+
+@contextlib.contextmanager
+def _float32_products(allowed: bool) -> Iterator[None]:
     cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn
     if not hasattr(cuda, "fp32_precision"):  # before torch 2.9
         before = cuda.allow_tf32, torch.backends.cudnn.allow_tf32

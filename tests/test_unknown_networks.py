@@ -1,0 +1,304 @@
+"""Networks nobody here has seen, through ``sise.explain``: the right map, or the reason why there is none."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sise
+from baselines.extremal_perturbation import extremal_perturbation
+from baselines.full_grad import full_grad
+from baselines.grad_cam import grad_cam
+from baselines.integrated_gradients import integrated_gradients
+from baselines.rise import rise
+from baselines.score_cam import score_cam
+from sise.layers import find_layers
+from sise.probe import Probe
+from sise.scoring import Scorer
+from sise.types import REMARKS, SuiteError
+
+IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(3))
+EXPLAINERS = {
+    "sise": sise.sise,
+    "ada_sise": sise.ada_sise,
+    "grad_cam": grad_cam,
+    "score_cam": score_cam,
+    "rise": partial(rise, n_masks=20),
+    "integrated_gradients": partial(integrated_gradients, n_steps=4),
+    "full_grad": full_grad,
+    "extremal_perturbation": partial(extremal_perturbation, max_iter=3, step=5, sigma=5.0),
+}
+every = pytest.mark.parametrize("explainer", EXPLAINERS.values(), ids=EXPLAINERS)
+
+
+def cnn(seed=1, activation=nn.ReLU, norm=nn.BatchNorm2d):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), norm(6), activation(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 8, 3, padding=1), activation(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 12, 3, padding=1), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
+        ).eval()  # fmt: skip
+
+
+class Around(nn.Module):
+    """A network of a function of another network and the image."""
+
+    def __init__(self, function, network=None):
+        super().__init__()
+        self.network, self.function = network or cnn(), function
+
+    def forward(self, x):
+        return self.function(self.network, x)
+
+
+def same(got, expected):
+    return torch.allclose(got, expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------- copies and compiled networks
+
+
+@every
+def test_a_network_that_cannot_be_copied(explainer):
+    network = cnn()
+    network.lock = threading.Lock()
+    assert same(
+        sise.explain(network, IMAGE, 2, explainer=explainer), sise.explain(cnn(), IMAGE, 2, explainer=explainer)
+    )
+
+
+def test_half_precision_needs_a_copy():
+    network = cnn()
+    network.lock = threading.Lock()
+    with pytest.raises(SuiteError, match=r"cannot be copied .* use fp32"):
+        Scorer(network, precision="bf16").score_inputs(IMAGE[None])
+
+
+@pytest.mark.parametrize("how", ["outside", "inside", "in place"])
+def test_compiled_networks_that_have_run(how):
+    network = cnn()
+    if how == "in place":
+        network.compile(backend="eager")
+    compiled = torch.compile(network, backend="eager") if how != "in place" else network
+    compiled = Around(lambda network, x: network(x), compiled) if how == "inside" else compiled
+    compiled(IMAGE[None])
+    for explainer in (sise.sise, full_grad):
+        expected = sise.explain(cnn(), IMAGE, 2, explainer=explainer)
+        assert same(sise.explain(compiled, IMAGE, 2, explainer=explainer), expected)
+
+
+def unhooked(network, x):
+    for layer in network:
+        x = layer.forward(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (lambda: Around(unhooked), "none of its 3 convolutions was seen running .*call modules as"),
+        (lambda: Around(lambda network, x: network(x) + network(x.flip(-1))), r"more than once in a pass \(.* 2 times"),
+        (lambda: torch.jit.trace(cnn(), IMAGE[None]), "hides its layers; explain the network it was scripted"),
+        (
+            lambda: Around(lambda network, x: network(x), torch.jit.trace(cnn(), IMAGE[None])),
+            "hides its layers; explain the network its module 'network' was scripted",
+        ),
+        (lambda: torch.export.export(cnn(), (IMAGE[None],)).module(), "it was exported from"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, (24, 32)), nn.Flatten()), "a result of more than one pixel"),
+    ],
+    ids=["forward called", "twice", "traced", "traced inside", "exported", "small"],
+)
+@pytest.mark.filterwarnings("ignore:.*jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*jit:DeprecationWarning")
+def test_why_no_layer_is_found(network, words):
+    with pytest.raises(SuiteError, match=words):
+        sise.explain(network(), IMAGE, 2)
+
+
+# ---------------------------------------------------------------- scores of the image alone
+
+
+def dropped(network, x):
+    return network(x) * (torch.rand(len(x), 1) > 0.1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda network, x: F.dropout(network(x), 0.5, training=True),
+        lambda network, x: network(x + 0.01 * torch.randn_like(x)),
+        dropped,
+    ],
+    ids=["dropout", "noise", "now and then"],
+)
+@every
+def test_networks_that_are_random_in_evaluation_mode(function, explainer):
+    before = torch.get_rng_state()
+    with pytest.raises(SuiteError, match="random in evaluation mode"):
+        sise.explain(Around(function), IMAGE, 2, explainer=explainer)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def seeded(network, x):
+    torch.manual_seed(5)
+    return network(x + 0.01 * torch.randn_like(x))
+
+
+def seeded_alone(network, x):
+    return torch.cat([seeded(network, one) for one in x.split(1)])
+
+
+def beside_the_last(network, x):
+    scores = network(x)
+    return scores - 0.5 * scores[-1:]
+
+
+def normalised(network, x):
+    return network((x - x.mean()) / x.std())
+
+
+def normalised_alone(network, x):
+    return torch.cat([normalised(network, one) for one in x.split(1)])
+
+
+@pytest.mark.parametrize(
+    ("function", "alone"),
+    [
+        (normalised, normalised_alone),
+        (seeded, seeded_alone),
+        (beside_the_last, lambda network, x: 0.5 * network(x)),
+        (lambda network, x: network(x).reshape(1, 4), lambda network, x: network(x)),
+        (lambda network, x: network(x[:1]), lambda network, x: network(x)),
+    ],
+    ids=[
+        "statistics of the batch",
+        "seeded noise",
+        "the last of the batch",
+        "batches of one",
+        "the first of the batch",
+    ],
+)
+@every
+def test_networks_that_look_at_the_batch_get_each_image_by_itself(function, alone, explainer, caplog):
+    got = sise.explain(Around(function), IMAGE, 2, explainer=explainer)
+    assert "each image is scored by itself" in caplog.text
+    assert same(got, sise.explain(Around(alone), IMAGE, 2, explainer=explainer))
+
+
+def test_a_network_that_scores_every_image_alike_by_itself_is_refused():
+    with pytest.raises(SuiteError, match="along the batch"):
+        sise.explain(Around(lambda network, x: network(x).softmax(0)), IMAGE, 2)
+
+
+def test_the_examination_is_made_once_and_billed_to_nobody():
+    sizes = []
+
+    def counted(network, x):
+        sizes.append(len(x))
+        return network(x)
+
+    network = Around(counted).eval()
+    scorer = Scorer(network, lossless=False)
+    for _ in range(2):
+        probe = Probe(network, IMAGE[None], layers=["network.8"], scorer=scorer)
+        with probe.bill() as bill:
+            grad_cam(probe, [1])
+        assert (bill.forward, bill.backward, scorer.passes) == (1, 1, 0)
+        assert bill.seconds > 0
+    assert sizes == [1, 3, 1]
+
+
+# ---------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda network, x: network(x.detach()),
+        lambda network, x: network((x > 0.5).float()),
+        lambda network, x: torch.from_numpy(network(x).detach().numpy() * 2),
+    ],
+    ids=["detached", "compared", "NumPy"],
+)
+@pytest.mark.parametrize("name", ["integrated_gradients", "full_grad", "extremal_perturbation"])
+def test_scores_without_a_gradient(function, name):
+    with pytest.raises(SuiteError, match="no gradient with respect to the image"):
+        sise.explain(Around(function), IMAGE, 2, explainer=EXPLAINERS[name], layers=[])
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "full_grad", "extremal_perturbation"])
+def test_gradients_that_are_nan(name):
+    root = Around(lambda network, x: network(x) + x.pow(2).sum((1, 2, 3))[:, None].sqrt())
+    with pytest.raises(SuiteError, match="with respect to the image is NaN"):
+        sise.explain(root, torch.zeros_like(IMAGE), 2, explainer=EXPLAINERS[name])
+
+
+@pytest.mark.parametrize(
+    ("network", "adds_up"),
+    [
+        (cnn, True),
+        (lambda: cnn(activation=nn.LeakyReLU), True),
+        (lambda: cnn(activation=nn.SiLU), False),
+        (lambda: cnn(norm=partial(nn.GroupNorm, 2)), False),
+        (lambda: Around(lambda network, x: network(x).sigmoid()), False),
+        (lambda: Around(lambda network, x: network(x) + 1), False),
+    ],
+    ids=["batch normalisation", "leaky", "SiLU", "group normalisation", "sigmoid", "bias in a function"],
+)
+def test_full_grad_says_where_it_is_no_decomposition(network, adds_up, caplog):
+    sise.explain(network(), IMAGE, 2, explainer=full_grad)
+    assert (REMARKS["incomplete_decomposition"] in caplog.text) is not adds_up
+
+
+def test_a_remark_is_on_the_bill_of_its_explainer():
+    probe = Probe(cnn(activation=nn.SiLU), IMAGE[None], layers=["8"])
+    with probe.bill() as first:
+        full_grad(probe, [0, 1])
+    with probe.bill() as second:
+        grad_cam(probe, [0, 1])
+    assert first.remarks == probe.remarks == ["incomplete_decomposition"] and not second.remarks
+
+
+# ---------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one network", "two networks"])
+def test_threads_get_what_they_get_alone(shared):
+    networks = [cnn(1).train(), cnn(1 if shared else 2).train()]
+    networks[1] = networks[0] if shared else networks[1]
+    names = ("sise", "grad_cam", "full_grad", "integrated_gradients")
+    jobs = [(networks[i % 2], IMAGE.roll(i, -1), EXPLAINERS[name]) for i in range(4) for name in names]
+    expected = [sise.explain(network, image, 2, explainer=explainer) for network, image, explainer in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda job: sise.explain(job[0], job[1], 2, explainer=job[2]), jobs))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert all(module.training for network in networks for module in network.modules())
+
+
+def test_other_threads_may_score_images_meanwhile():
+    network, stop, wrong = cnn(), threading.Event(), []
+    expected, scores = sise.explain(network, IMAGE, 2), network(IMAGE[None]).detach()
+
+    def score():
+        while not stop.is_set():
+            with torch.no_grad():
+                wrong.extend([] if torch.allclose(network(IMAGE[None]), scores, atol=1e-5) else [1])
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    try:
+        for explainer in (sise.sise, full_grad, grad_cam):
+            sise.explain(network, IMAGE.flip(-1), 2, explainer=explainer)
+        assert same(sise.explain(network, IMAGE, 2), expected)
+        assert find_layers(network, (24, 32)) == ("2", "5", "8")
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
