@@ -6,6 +6,9 @@ through the same engine: equal inputs must give equal confidences, or rounding w
 ``(probe, target, saliency)``; the probe remembers boolean masks, so Drop% and Increase% share one forward pass, and
 all maps of an image the pass of the whole image.
 
+``precision="float32"`` computes both confidences in float32, as the notebooks of the authors' course do: a network
+that is almost sure, of the image and of its kept part, then gives 1 twice, which is no increase.
+
 The removed pixels get the probe's fill. A map that is constant keeps no pixel at all under the authors' rule
 (see :func:`keep_mask`), so its Drop% is that of the empty image: computed, not set by definition.
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from sise.probe import Probe
 
 Rule = Literal["above", "exact"]
+Precision = Literal["float64", "float32"]
 
 
 def keep_mask(saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> Tensor:
@@ -59,7 +63,13 @@ def keep_mask(saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above")
 
 
 def confidences(
-    probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above"
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    fraction: float = 0.15,
+    rule: Rule = "above",
+    precision: Precision = "float64",
 ) -> tuple[float, float]:
     """The target's confidence on the whole image, Y, and on its most salient pixels alone, O.
 
@@ -69,6 +79,7 @@ def confidences(
         saliency: (H, W) float, the target's map at the image's size.
         fraction: See :func:`keep_mask`.
         rule: See :func:`keep_mask`.
+        precision: In which the confidences are computed, ``float64`` or ``float32``.
 
     Returns:
         (Y, O).
@@ -82,9 +93,11 @@ def confidences(
     classes = len(probe.scores())
     if not 0 <= target < classes:
         raise SuiteError(f"target must be a class index from 0 to {classes - 1}, one of the network's, got {target}")
+    choose("precision", precision, ("float64", "float32"))
     keep = keep_mask(saliency, fraction=fraction, rule=rule)
     scores = probe.score_masks(torch.stack([torch.ones_like(keep), keep]))
-    whole, kept = probe.to_confidence(scores)[:, target].tolist()
+    computed_in = {} if precision == "float64" else {"dtype": torch.float32}  # float64 is the probe's own default
+    whole, kept = probe.to_confidence(scores, **computed_in)[:, target].tolist()
     if not (math.isfinite(whole) and math.isfinite(kept)):
         raise SuiteError(
             f"the network's confidence in target {target} must be finite, got {whole} on the image and {kept} on "
@@ -93,7 +106,15 @@ def confidences(
     return whole, kept
 
 
-def drop(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> float:
+def drop(
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    fraction: float = 0.15,
+    rule: Rule = "above",
+    precision: Precision = "float64",
+) -> float:
     """Drop: max(0, Y − O) / Y, the share of the confidence that is lost with the other pixels (E8).
 
     Lower is better. 0, set by definition, if Y = 0 (E10). Only a logit can be negative; a share of it means
@@ -105,6 +126,7 @@ def drop(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15,
         saliency: (H, W) float.
         fraction: See :func:`keep_mask`.
         rule: See :func:`keep_mask`.
+        precision: See :func:`confidences`.
 
     Returns:
         A fraction; in [0, 1] when the confidence is a probability.
@@ -112,14 +134,20 @@ def drop(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15,
     Raises:
         SuiteError: See :func:`confidences`.
     """
-    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule)
+    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
     return max(0.0, whole - kept) / whole if whole > 0 else 0.0
 
 
 def _drop_undefined(
-    probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above"
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    fraction: float = 0.15,
+    rule: Rule = "above",
+    precision: Precision = "float64",
 ) -> str:
-    whole, _ = confidences(probe, target, saliency, fraction=fraction, rule=rule)
+    whole, _ = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
     if whole > 0:
         return ""
     return "zero confidence" if whole == 0 else "negative confidence"
@@ -128,7 +156,15 @@ def _drop_undefined(
 drop.undefined = _drop_undefined
 
 
-def increase(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> float:
+def increase(
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    fraction: float = 0.15,
+    rule: Rule = "above",
+    precision: Precision = "float64",
+) -> float:
     """Increase: 1 if O > Y, else 0 (E9); the mean is the share of pairs that gained.
 
     Higher is better. Strict: equal confidences are no increase. Always defined, also for Y = 0.
@@ -139,6 +175,7 @@ def increase(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0
         saliency: (H, W) float.
         fraction: See :func:`keep_mask`.
         rule: See :func:`keep_mask`.
+        precision: See :func:`confidences`.
 
     Returns:
         0.0 or 1.0.
@@ -146,5 +183,5 @@ def increase(probe: Probe, target: int, saliency: Tensor, *, fraction: float = 0
     Raises:
         SuiteError: See :func:`confidences`.
     """
-    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule)
+    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
     return float(kept > whole)

@@ -9,8 +9,8 @@ also when a constant is added. Common edge cases:
 * a constant map: chance level, the mask's share of the image, for Bbox and EBPG (T2); EBPG of a map that is
   zero (or constantly negative) is 0, as both have no energy. For EBPG both are set by definition.
 
-Filters that leave pairs out ("only boxes up to 33 % of the image", "skip zero maps") are not options here:
-they say which records enter a mean, and the records carry ``mask_fraction`` and ``undefined`` for them.
+Two settings leave a pair out of a metric's mean, which the metric says by returning None: ``zero="omit"`` of
+:func:`ebpg` and ``largest`` of :func:`bbox`. Records keep None, and tables count it as a missing value.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from metrics.checks import map_and_mask, pixel_count
-from sise.types import choose
+from sise.types import SuiteError, choose
 
 Normalise = Literal["minmax", "raw"]
-Zero = Literal["zero", "uniform"]
+Zero = Literal["zero", "uniform", "omit"]
 Ties = Literal["expected", "stable"]
 
 
-def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zero: Zero = "zero") -> float:
+def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zero: Zero = "zero") -> float | None:
     """Energy-based pointing game: the share ‖S ⊙ G‖₁ / ‖S‖₁ of the saliency's energy inside the mask (E4).
 
     A constant map cannot be stretched to [0, 1]. A positive one stays as it is and scores the mask's share of
@@ -40,10 +40,11 @@ def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zer
         normalise: ``minmax`` shifts the map's minimum to 0 first (dividing by its range then changes
             nothing); ``raw`` takes absolute values of the map as it is, so a constant background counts as
             energy.
-        zero: What a map without energy scores: ``zero`` = 0, ``uniform`` = the mask's share of the image.
+        zero: What a map without energy scores: ``zero`` = 0, ``uniform`` = the mask's share of the image; ``omit`` =
+            nothing, the pair takes no part in the mean.
 
     Returns:
-        A fraction; 0 for an empty mask.
+        A fraction; 0 for an empty mask; None for a pair that is left out.
 
     Raises:
         SuiteError: See the module's edge cases.
@@ -53,7 +54,7 @@ def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zer
     """
     saliency, mask = map_and_mask(saliency, mask)
     choose("normalise", normalise, ("minmax", "raw"))
-    choose("zero", zero, ("zero", "uniform"))
+    choose("zero", zero, ("zero", "uniform", "omit"))
     energy = saliency.double()
     lowest, highest = energy.aminmax()
     if normalise == "raw":
@@ -64,7 +65,7 @@ def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zer
         energy = energy.clamp(min=0)
     inside, total = torch.stack((energy[mask].sum(), energy.sum())).tolist()
     if total == 0:
-        return _share(mask) if zero == "uniform" else 0.0
+        return {"zero": 0.0, "uniform": _share(mask), "omit": None}[zero]
     return min(inside / total, 1.0)  # the two sums may round differently
 
 
@@ -74,6 +75,8 @@ def _ebpg_undefined(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "m
         return "empty mask"
     lowest, highest = saliency.aminmax()
     if lowest == highest and (normalise == "minmax" or lowest == 0):
+        if zero == "omit" and lowest <= 0:
+            return ""  # it has no value at all
         return "zero map" if lowest == 0 else "constant map"
     return ""
 
@@ -129,7 +132,7 @@ def _miou_undefined(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, t
 miou.undefined = _miou_undefined
 
 
-def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected") -> float:
+def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest: float | None = None) -> float | None:
     """Share of the mask's N pixels among the N most salient pixels (E6).
 
     Where equal values straddle rank N, ``expected`` is the mean over all ways to complete the top N: (hits
@@ -138,33 +141,44 @@ def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected") -> float:
 
     Args:
         saliency: (H, W) float.
-        mask: (H, W) bool; N is its pixel count. No limit on N (the original drops boxes above 33 % of the
-            image).
+        mask: (H, W) bool; N is its pixel count.
         ties: ``expected``, or ``stable`` = equal values in raster order.
+        largest: Masks of a larger share of the image are left out, 0.33 in the reference's code; None = none are.
 
     Returns:
-        A fraction; 0 for an empty mask (set by definition), 1 for a mask that is the whole image.
+        A fraction; 0 for an empty mask (set by definition), 1 for a mask that is the whole image; None for a pair that
+        is left out.
 
     Raises:
-        SuiteError: See the module's edge cases.
+        SuiteError: See the module's edge cases; also for a ``largest`` outside [0, 1].
 
     Reference:
         Schulz et al., "Restricting the flow: information bottlenecks for attribution", ICLR 2020.
     """
     saliency, mask = map_and_mask(saliency, mask)
     top = int(mask.sum())
+    if _too_large(mask, largest):
+        return None
     if top == 0:
         return 0.0
     hits, drawn, tied, tied_hits = _rank(saliency, mask, top, ties)
     return (hits + drawn * tied_hits / tied) / top
 
 
-def _bbox_undefined(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected") -> str:
+def _bbox_undefined(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest: float | None = None) -> str:
     saliency, mask = map_and_mask(saliency, mask)
     return "" if mask.any() else "empty mask"
 
 
 bbox.undefined = _bbox_undefined
+
+
+def _too_large(mask: Tensor, largest: float | None) -> bool:
+    if largest is None:
+        return False
+    if not 0 <= largest <= 1:
+        raise SuiteError(f"largest must be null or a share of the image in [0, 1], got {largest}; 33 % is 0.33")
+    return _share(mask) > largest
 
 
 def _rank(saliency: Tensor, mask: Tensor, top: int, ties: Ties) -> tuple[int, int, int, int]:

@@ -179,9 +179,12 @@ class Probe:
         """(K,) float32 scores of the image."""
         return self._run()[1].detach()[0]
 
-    def to_confidence(self, scores: Tensor) -> Tensor:
-        """Ψ: (..., K) scores -> (..., K) confidences, float64 so that small ones stay apart from zero."""
-        scores = scores.double()
+    def to_confidence(self, scores: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Ψ: (..., K) scores -> (..., K) confidences, computed in float64 so that small ones stay apart from zero.
+
+        Computed in float32, a softmax above 1 - 2e-7 or so is exactly 1.
+        """
+        scores = scores.to(dtype)
         if self.confidence_kind == "softmax":
             return scores.softmax(dim=-1)
         return scores.sigmoid() if self.confidence_kind == "sigmoid" else scores

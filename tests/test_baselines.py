@@ -22,6 +22,7 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from baselines.common import REDUCTIONS, attribution_maps
 from baselines.contrastive_excitation_backprop import contrastive_excitation_backprop
 from baselines.deconvnet import deconvnet
 from baselines.excitation_backprop import excitation_backprop
@@ -363,6 +364,27 @@ def test_integrated_gradients_add_up_to_the_difference_of_scores(network):
         assert torch.allclose(signed.sum(dim=(1, 2, 3)), (end - start)[TARGETS], atol=digits)
 
 
+def test_the_short_trapezoid_stops_a_step_before_the_image(network):
+    """Points i/4, i = 0 to 3, weighted 1/6, 1/3, 1/3, 1/6."""
+    probe, start = probe_of(network), torch.full_like(IMAGE, 0.25)
+    signed = attributions(probe, [1], n_steps=4, method="short_trapezoid", baseline=[0.25] * 3, of="softmax")
+    total = torch.zeros_like(IMAGE, dtype=torch.float64)
+    for step, weight in enumerate((1 / 6, 1 / 3, 1 / 3, 1 / 6)):
+        point = (start + step / 4 * (IMAGE - start)).requires_grad_()
+        network(point).softmax(dim=1)[0, 1].backward(inputs=[point])
+        total += weight * point.grad.double()
+    expected = total * (IMAGE - start)
+    assert torch.allclose(signed.double(), expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_integrated_gradients_reduce_their_channels_as_asked(network, reduce):
+    probe = probe_of(network)
+    signed = attributions(probe, TARGETS, n_steps=4)
+    saliency = integrated_gradients(probe, TARGETS, n_steps=4, reduce=reduce)
+    assert torch.equal(saliency, attribution_maps(signed, probe.size, reduce))
+
+
 def test_integrated_gradients_count_their_passes(network):
     probe = probe_of(network)
     integrated_gradients(probe, TARGETS, n_steps=7)
@@ -570,6 +592,7 @@ def test_mistakes_are_explained(network):
         partial(integrated_gradients, n_steps=1),
         partial(integrated_gradients, baseline=[0.0]),
         partial(integrated_gradients, of="log_odds"),
+        partial(integrated_gradients, reduce="mean"),
     ):
         with pytest.raises(SuiteError, match=r"expected|needs|must"):
             call(probe, TARGETS)

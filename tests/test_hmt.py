@@ -205,13 +205,18 @@ def test_the_experiment_runs_on_a_small_tree(course_tree, tmp_path):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         configs = cli.compose_cells(compose("evaluate", overrides), overrides)
     for cfg in configs:
-        assert cfg.departures == [] and cfg.protocol.name == "authors" and cfg.protocol.targets == "argmax"
+        assert cfg.protocol.name == "authors" and cfg.protocol.targets == "argmax"
         assert cfg.metrics.faithfulness["Drop%"].fraction == cfg.metrics.faithfulness["Increase%"].fraction == 0.90
         assert cfg.dataset.loader.first == 480 and list(cfg.model.loader.layers) == ["conv2d_3"]
-    wanted = ("sise", "grad_cam_pp_authors", "centre")
+    own = {cfg.variant: cfg.explainer.call for cfg in configs if cfg.variant != "authors"}
+    assert own["max_pooling2d_1"].layer == "max_pooling2d_1" and own["max_pooling2d_1"].upsampling == "cubic"
+    course = own["course"]
+    assert (course.of, course["method"], course.reduce) == ("softmax", "short_trapezoid", "sum_signed")
+    assert course.n_steps == 50 and course.baseline is None
+    wanted = ("sise", "grad_cam_authors", "centre")
     cells = runner.make_cells([cfg for cfg in configs if cfg.explainer.name in wanted])
     assert runner.run(cells, limit=1) == 0
-    assert [len(cell.folder.read()) for cell in cells] == [1, 1, 1]
+    assert [len(cell.folder.read()) for cell in cells] == [1, 1, 1, 1]
     definition = yaml.safe_load((ROOT / "configs/table/hmt.yaml").read_text())
     published = ROOT / "results/published/published_results.csv"
     files = tables.tabulate({"hmt": definition}, outputs=tmp_path / "o", results=tmp_path / "r", table="hmt",

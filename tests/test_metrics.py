@@ -68,6 +68,18 @@ def test_energy_is_signed_only_before_normalising():
     assert ebpg(saliency, mask, normalise="raw") == 0.5  # 3 / 6: the norm takes absolute values
 
 
+def test_pairs_that_settings_leave_out_have_no_value():
+    saliency, mask, nothing = maps_of([4, 1], [2, 3]), mask_of("#.", "#."), torch.zeros(2, 2)
+    omit = partial(ebpg, zero="omit")
+    assert omit(nothing, mask) is None and undefined(omit, nothing, mask) == ""
+    assert omit(nothing - 1, mask) is None and undefined(omit, nothing - 1, mask) == ""  # a constant without energy
+    assert omit(saliency, mask) == ebpg(saliency, mask) and omit(nothing + 1, mask) == 0.5
+    assert bbox(saliency, mask, largest=0.49) is None  # the mask is half of the image
+    assert bbox(saliency, mask, largest=0.5) == bbox(saliency, mask) == 0.5
+    with pytest.raises(SuiteError, match=r"largest must be null or a share .* got 33; 33 % is 0.33"):
+        bbox(saliency, mask, largest=33)
+
+
 def test_ties_by_hand():
     saliency, mask = maps_of([5, 1, 1], [1, 0, 0]), mask_of("##.", ".#.")
     # N = 3: 5 is in, two of the three ones follow, one of them lies in the mask
@@ -421,6 +433,23 @@ def test_tiny_confidence_is_not_zero():
     assert undefined(drop, probe, 1, saliency) == ""
 
 
+def test_in_float32_two_confidences_that_are_both_1_are_no_increase():
+    """Logits 20 and 21 before one other class: 1 - 2e-9 and 1 - 8e-10, both 1 in float32."""
+
+    class Sum(nn.Module):
+        def forward(self, x):
+            sums = x.flatten(1).sum(1)
+            return torch.stack([sums, 0 * sums], dim=1)
+
+    probe, saliency = Probe(Sum().eval(), maps_of([21, 0], [-1, 0])[None, None]), maps_of([1, 0], [0, 0])
+    assert increase(probe, 0, saliency, fraction=0.25) == 1.0
+    assert increase(probe, 0, saliency, fraction=0.25, precision="float32") == 0.0
+    assert confidences(probe, 0, saliency, fraction=0.25, precision="float32") == (1.0, 1.0)
+    assert confidences(probe, 1, saliency, fraction=0.25)[0] == pytest.approx(math.exp(-20), rel=1e-6)
+    with pytest.raises(SuiteError, match="precision"):
+        drop(probe, 0, saliency, precision="float16")
+
+
 def test_negative_logit_is_defined_and_flagged():
     probe, saliency = FakeProbe([[-2.0, 1.0], [0.0, 0.0]]), maps_of([1, 4], [3, 2])  # Y = -1, O = 1
     assert drop(probe, 1, saliency, fraction=0.25) == 0.0
@@ -556,9 +585,9 @@ def test_config_binds_the_published_values():
     assert {name: (metric.func, metric.keywords) for name, metric in bound.items()} == {
         "EBPG": (ebpg, {"normalise": "minmax", "zero": "zero"}),
         "mIoU": (miou, {"fraction": 0.20, "ties": "expected"}),
-        "Bbox": (bbox, {"ties": "expected"}),
-        "Drop%": (drop, {"fraction": 0.15, "rule": "above"}),
-        "Increase%": (increase, {"fraction": 0.15, "rule": "above"}),
+        "Bbox": (bbox, {"ties": "expected", "largest": None}),
+        "Drop%": (drop, {"fraction": 0.15, "rule": "above", "precision": "float64"}),
+        "Increase%": (increase, {"fraction": 0.15, "rule": "above", "precision": "float64"}),
     }
     raw = partial(bound["EBPG"], normalise="raw")  # a partial of Hydra's
     assert undefined(bound["EBPG"], torch.ones(3, 4), BOX) == "constant map"

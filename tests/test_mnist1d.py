@@ -308,6 +308,19 @@ def test_the_experiment_runs_on_curves(tmp_path):
     assert "Method − sise/authors" in (tmp_path / "r" / "mnist1d_statistics.md").read_text()
 
 
+@needs_the_course
+def test_curves_as_the_course_computes_them(tmp_path):
+    """The first 100 of the 1000 curves behind results/mnist1d_course.csv."""
+    overrides = ["experiment=mnist1d_course", f"model.root={COURSE.parent}", f"outputs={tmp_path}",
+                 "engine.cache=false", "only=[mnist1d/mnist1d_course/sise/course]"]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        (cell,) = runner.make_cells(cli.compose_cells(compose("evaluate", overrides), overrides))
+    assert runner.run([cell], limit=100) == 0 and cell.identity()["weights_official"]
+    records = cell.folder.read()
+    assert len(records) == 100 and sum(r["Increase%"] for r in records) == 45  # 46 in float64
+    assert 100 * np.mean([r["Drop%"] for r in records]) == pytest.approx(12.4735598, abs=5e-6)
+
+
 def test_the_figure_is_drawn(model, tmp_path):
     path = tmp_path / "figure.png"
     mnist1d.draw(model, {"SISE": sise, "Grad-CAM": grad_cam}, path, ids=["0000", "0001"])

@@ -422,7 +422,8 @@ def _measures(cell: runner.Cell, probe: Probe, output: int, saliency: Tensor) ->
     """The five metrics of the tables, for one map."""
     localization, faithfulness = cell.metrics
     mask = probe.ground_truth[output]
-    values = {name: float(metric(saliency, mask)) for name, metric in localization.items()}
+    values = {name: metric(saliency, mask) for name, metric in localization.items()}
+    values = {name: float(value) for name, value in values.items() if value is not None}  # None: the pair is left out
     return values | {name: float(metric(probe, output, saliency)) for name, metric in faithfulness.items()}
 
 
