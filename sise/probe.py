@@ -665,14 +665,23 @@ def take_gradients(
     for name, tensor in tensors.items():
         gradient = found.get(name)
         gradient = torch.zeros_like(tensor) if gradient is None else gradient
-        if not torch.isfinite(gradient).all():
-            bad = int((~torch.isfinite(gradient)).sum())
-            raise SuiteError(
-                f"the gradient of the scores with respect to {name} is NaN or infinite in {bad} of {gradient.numel()} "
-                "places: look for square roots, logarithms or divisions of zero in the network."
-            )
+        check_gradient(gradient, name)
         gradients[name] = gradient
     return gradients
+
+
+def check_gradient(gradient: Tensor, place: str) -> None:
+    """Refuses gradients that are NaN or infinite: they would pass for "no positive gradient".
+
+    Raises:
+        SuiteError: If there are any.
+    """
+    if not torch.isfinite(gradient).all():
+        bad = int((~torch.isfinite(gradient)).sum())
+        raise SuiteError(
+            f"the gradient of the scores with respect to {place} is NaN or infinite in {bad} of {gradient.numel()} "
+            "places: look for square roots, logarithms or divisions of zero in the network."
+        )
 
 
 def _place(layer: str | None) -> str:
