@@ -10,6 +10,8 @@ import torch
 from captum.attr import Occlusion
 from torch import nn
 
+from baselines.gradient_shap import gradient_shap
+from baselines.integrated_gradients import attributions
 from baselines.kernel_shap import coalitions, kernel_shap, shapley_values
 from baselines.lime import lime, ridge_regression, samples
 from baselines.occlusion import occlusion, windows
@@ -134,9 +136,10 @@ def test_signals_are_cut_into_stretches():
 @pytest.mark.parametrize("size", [(28, 28), (30, 23)])
 def test_occlusion_is_captums(size):
     generator = torch.Generator().manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
-    ).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
+    network = nn.Sequential(*layers).eval()
     image = torch.randn(1, 3, *size, generator=generator)
     found = occlusion(Probe(network, image), [0, 2], reduce="sum_signed")
     wide = [max(1, round(side / 7)) for side in size]
@@ -148,7 +151,8 @@ def test_occlusion_is_captums(size):
     for target, saliency in zip([0, 2], found, strict=True):
         witness = Occlusion(forward).attribute(image, (3, *wide), strides=(3, *step), baselines=0, target=target)
         expected = witness[0, 0]  # each channel of a window gets the whole loss
-        torch.testing.assert_close(saliency, (expected / expected.abs().max()).float(), rtol=0, atol=1e-5)
+        # a window costs about a hundredth of the confidence: float32 scores leave five digits of it
+        torch.testing.assert_close(saliency, (expected / expected.abs().max()).float(), rtol=0, atol=1e-4)
 
 
 def test_windows_cover_every_pixel():
@@ -172,7 +176,7 @@ def test_numbers_out_of_range_are_refused(explainer, wrong):
         explainer(linear_probe()[0], [0], **wrong)
 
 
-@pytest.mark.parametrize("explainer", [lime, kernel_shap, occlusion])
+@pytest.mark.parametrize("explainer", [lime, kernel_shap, gradient_shap, occlusion])
 def test_maps_are_of_the_contract(explainer):
     probe, _ = linear_probe()
     keywords = {} if explainer is occlusion else {"n_samples": 40}
@@ -180,3 +184,43 @@ def test_maps_are_of_the_contract(explainer):
     assert found.shape == (2, 28, 28) and found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found, minmax(found), rtol=0, atol=0)
     assert explainer(probe, [], **keywords).shape == (0, 28, 28)
+
+
+def test_gradient_shap_of_a_linear_network_is_its_terms():
+    """The gradient is the same everywhere: from zero, the image times the weights; from a, the image less a."""
+    probe, parts = linear_probe()
+    weights = parts / probe.image[0, 0]
+    found = gradient_shap(probe, [0, 1], n_samples=7, batch_size=3, reduce="sum_signed")
+    torch.testing.assert_close(found[0], parts / parts.abs().max(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[1], -found[0], rtol=0, atol=0)
+    found = gradient_shap(probe, [0], n_samples=5, baselines=[[0.25]], reduce="sum_signed")[0]
+    expected = (probe.image[0, 0] - 0.25) * weights
+    torch.testing.assert_close(found, expected / expected.abs().max(), rtol=0, atol=1e-6)
+
+
+def test_gradient_shap_approaches_integrated_gradients():
+    """One baseline and many points: the mean over random places of the line IG integrates along."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 4, 3), nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
+        image = torch.randn(1, 3, 12, 12)
+    network = nn.Sequential(*layers).eval()
+    found = gradient_shap(Probe(network, image), [1], n_samples=4000, batch_size=500, reduce="sum_signed")[0]
+    expected = attributions(Probe(network, image), [1], n_steps=50)[0].sum(dim=0)
+    torch.testing.assert_close(found, expected / expected.abs().max(), rtol=0, atol=0.02)
+
+
+def test_gradient_shap_draws_from_all_baselines_and_refuses_others():
+    probe, _ = linear_probe()
+    mixed = gradient_shap(probe, [0], n_samples=400, baselines=[[0.0], [1.0]], reduce="sum_signed")[0]
+    middle = gradient_shap(probe, [0], n_samples=2, baselines=[[0.5]], reduce="sum_signed")[0]
+    assert torch.corrcoef(torch.stack([mixed.flatten(), middle.flatten()]))[0, 1] > 0.98
+    for wrong in (
+        {"n_samples": 0},
+        {"baselines": [[0.0, 1.0]]},
+        {"baselines": [0.0]},
+        {"noise": -1},
+        {"batch_size": 0},
+    ):
+        with pytest.raises(SuiteError):
+            gradient_shap(probe, [0], **wrong)
