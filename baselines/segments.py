@@ -53,6 +53,7 @@ def segments_of(probe: Probe, n_segments: int, compactness: float, sigma: float)
     )  # fmt: skip
     numbers = np.unique(found, return_inverse=True)[1].reshape(found.shape)
     if numbers.max() + 1 < FEWEST:
+        probe.remark("segments_of_a_grid")
         return grid_of(probe.size, CELLS).to(probe.device)
     return torch.from_numpy(numbers).to(probe.device)
 

@@ -26,10 +26,11 @@ Confidence = Literal["softmax", "sigmoid", "logit"]
 GradientScore = Literal["log_odds", "softmax_f32", "logit"]
 """The scalar whose gradient selects feature maps (PROTOCOL M7)."""
 
-Remark = Literal["incomplete_decomposition"]
+Remark = Literal["segments_of_a_grid", "incomplete_decomposition"]
 """What an explainer found that its maps need to have said beside them; in words by `REMARKS`."""
 
 REMARKS: dict[Remark, str] = {
+    "segments_of_a_grid": "the image has fewer than ten superpixels: its segments are the cells of a 7 × 7 grid",
     "incomplete_decomposition": "FullGrad's terms do not add up to the score: the network is not piecewise linear in "
     "its input and the biases of its convolutions, linear layers and batch normalisations (other normalisation layers, "
     "SiLU, GELU, ReLU6 or biases in functions), so the map leaves part of the score out",

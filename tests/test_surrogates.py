@@ -119,6 +119,7 @@ def test_an_image_without_superpixels_gets_a_grid():
     probe = Probe(Weighted(torch.ones(28, 28)).eval(), torch.ones(1, 1, 28, 28), confidence="logit")
     segments = segments_of(probe, 3, 30.0, 1.0)
     assert torch.equal(segments, grid_of((28, 28), 7)) and int(segments.max()) == 48
+    assert probe.remarks == ["segments_of_a_grid"]
 
 
 def test_grid_numbers_cells_in_raster_order():
