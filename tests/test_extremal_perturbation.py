@@ -22,15 +22,6 @@ from sise.probe import Probe
 from sise.types import SuiteError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network_of(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
