@@ -435,7 +435,7 @@ def test_networks_that_do_not_return_scores(output, lossless):
 
 
 class ByPlace(nn.Module):
-    """Scores that differ by 1 % of the largest between the halves of a batch, or by what stands in the first place."""
+    """Scores that the place in a batch, or the second image in it, changes by 1e-5: by less than what is refused."""
 
     def __init__(self, kind):
         super().__init__()
@@ -444,9 +444,9 @@ class ByPlace(nn.Module):
     def forward(self, x):
         scores = x.flatten(1)[:, :3].abs() + 1
         if self.kind == "place":
-            scores[len(x) // 2 :] *= 1.01
+            scores[len(x) // 2 :] *= 1 + 1e-5
         if self.kind == "neighbour":
-            scores = scores * (1 + 0.01 * (x[1:2].flatten(1)[:, :1] < 0))
+            scores = scores * (1 + 1e-5 * (x[1:2].flatten(1)[:, :1] < 0))
         return scores
 
 
@@ -455,7 +455,7 @@ def test_places_of_a_batch_that_matter_are_measured(kind):
     scorer = Scorer(ByPlace(kind), lossless=False, steady=True)
     assert scorer.place_error is None
     error = scorer.check_places(torch.full((1, 3, 4, 5), 0.5))
-    assert error == scorer.place_error == pytest.approx(0.0 if kind == "alike" else 0.01, rel=0.02)
+    assert error == scorer.place_error == pytest.approx(0.0 if kind == "alike" else 1e-5, rel=0.05)
     assert scorer.passes == 0
 
 
