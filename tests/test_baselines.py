@@ -36,7 +36,10 @@ from baselines.guided_backprop import guided_backprop
 from baselines.guided_grad_cam import guided_grad_cam
 from baselines.integrated_gradients import attributions, integrated_gradients
 from baselines.linear_approx import linear_approx
+from baselines.lrp import lrp
+from baselines.rap import rap
 from baselines.rise import mask_bank, rise
+from baselines.rsp import rsp
 from baselines.score_cam import score_cam
 from sise.maps import minmax, upsample
 from sise.method import ada_sise, sise
@@ -61,6 +64,9 @@ EXPLAINERS = {
     "guided_grad_cam": guided_grad_cam,
     "excitation_backprop": excitation_backprop,
     "contrastive_excitation_backprop": contrastive_excitation_backprop,
+    "lrp": lrp,
+    "rap": rap,
+    "rsp": rsp,
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchray.attribution.excitation_backprop as torchray_ebp
-import torchvision
+from small_networks import IMAGE, TARGETS, image_of, largest_difference, probe_of, small_networks
 from torch import nn
 
 from baselines.common import attribution_maps
@@ -24,8 +24,6 @@ from baselines.guided_backprop import Guided, guided_backprop, guided_gradients
 from baselines.guided_grad_cam import guided_grad_cam
 from baselines.linear_approx import linear_approx
 from baselines.rules import RuledGraph, Rules, one_hot
-from sise.benchmark.narrow import resnet50, vgg16
-from sise.probe import Probe
 from sise.types import SuiteError
 
 
@@ -38,46 +36,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def uneven(network, seed):
-    """Running statistics, scales and biases as uneven as a trained network's; in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.bias.data):
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
-            for tensor in (module.running_var, module.weight.data):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return network.eval()
-
-
-def image_of(side, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return F.avg_pool2d(torch.randn(1, 3, side + 4, side + 4, generator=generator), 5, 1) * 4
-
-
-IMAGE = image_of(64)
-TARGETS = [3, 0]
-
-
 @pytest.fixture(scope="module")
 def networks():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return {
-            "vgg16": uneven(vgg16(width=1 / 16, hidden=24, num_classes=5), 0),
-            "resnet50": uneven(resnet50(width=1 / 16, num_classes=5), 1),
-            "resnet18": uneven(torchvision.models.resnet18(num_classes=5), 2),
-            "mobilenet": uneven(torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.25), 3),
-        }
-
-
-def probe_of(network, image=IMAGE, **options):
-    return Probe(network, image, **options)
-
-
-def largest_difference(got, expected):
-    """Relative to the largest value."""
-    return float((got - expected).abs().max() / expected.abs().max())
+    return small_networks()
 
 
 # ---------------------------------------------------------------- by hand
