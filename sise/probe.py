@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -20,16 +21,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sise.maps import over_map, upsampled_extrema
+from sise.maps import over_map, upsample, upsampled_extrema
 from sise.scoring import Scorer, Segment, allow_tf32, check_scores
 from sise.torch_state import eager, generator_kept
 from sise.types import Confidence, GradientScore, Remark, SuiteError, choose
+
+log = logging.getLogger(__name__)
 
 CONFIDENCES = ("softmax", "sigmoid", "logit")
 GRADIENT_SCORES = ("log_odds", "softmax_f32", "logit")
 MASK_RULES = ("bilinear", "normalise_then_resize", "nearest")
 EPSILON = 1e-6
 """Added to a map's range before dividing by it (PROTOCOL F2), and to a mask's size (F4)."""
+AGREEMENT = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
+"""How far a score made again may be from the stored one, relative to the largest score: batches of other shapes and
+other machines round differently. By the engine's precision."""
+FOLDED_AGREEMENT = 2e-3
+"""The same between the network as it is and the scorer's copy of it, which may differ by 1e-3."""
+
+
+class Contradiction(ValueError):
+    """Stored scores are not what the network says of the image."""
 
 
 @dataclass
@@ -154,6 +166,7 @@ class Probe:
         self._gradient_scores: dict[tuple[str, int, str], Tensor] = {}
         self._tables: dict[tuple[str, str], ScoreTable] = {}
         self._kept: dict[bytes, Tensor] = {}
+        self._unchecked_banks: set[str] = set()
         self._costs: dict[tuple, Cost] = {}
         self._bill: Bill | None = None
         self.forward_passes = 0
@@ -319,10 +332,7 @@ class Probe:
         for layer, channels in wanted.items():
             missing = self._table(layer, rule).missing(torch.unique(channels.to(self.device)), targets)
             if len(missing):
-                maps = self.feature_maps(layer)[missing]
-                lo, hi = (over_map(e[missing], maps) for e in self.extrema(layer, rule))
-                mode = "nearest" if rule == "nearest" else "bilinear"
-                segments.append(Segment(self.image, (maps - lo) / (hi - lo + EPSILON), self.fill, mode))
+                segments.append(self._masked(layer, rule, missing))
                 places.append((layer, missing))
         if not segments:
             return
@@ -333,6 +343,13 @@ class Probe:
         self.count(forward=len(scores))
         for (layer, channels), found in zip(places, scores.split([len(c) for _, c in places]), strict=True):
             self._enter(layer, rule, channels, found, each)
+
+    def _masked(self, layer: str, rule: str, channels: Tensor) -> Segment:
+        """The image under the attribution masks of a layer's channels (M,)."""
+        maps = self.feature_maps(layer)[channels]
+        lo, hi = (over_map(e[channels], maps) for e in self.extrema(layer, rule))
+        mode = "nearest" if rule == "nearest" else "bilinear"
+        return Segment(self.image, (maps - lo) / (hi - lo + EPSILON), self.fill, mode)
 
     def bank_confidences(self, bank: str, first: int, masks: Tensor, targets: Sequence[int]) -> Tensor:
         """Ψ of the image under masks that have a number in a named bank, each forwarded once in the probe's life.
@@ -347,6 +364,7 @@ class Probe:
             (M, T) float64.
         """
         numbers = torch.arange(first, first + len(masks), device=self.device)
+        self._check_bank(bank, first, masks)
         table = self._table(bank, "bank", at_least=first + len(masks))
         missing = table.missing(numbers, targets)
         if len(missing):
@@ -391,9 +409,7 @@ class Probe:
         if masks.dtype != torch.bool:
             self.count(forward=len(masks))
             return self._finite(self.scorer.score([Segment(self.image, masks.to(self.device), self.fill)]))
-        packed = np.packbits(masks.cpu().numpy().reshape(len(masks), -1), axis=1)
-        shape = repr(tuple(masks.shape[1:])).encode()
-        keys = [hashlib.sha256(shape + row.tobytes()).digest() for row in packed]
+        keys = _mask_keys(masks)
         fresh = {key: i for i, key in enumerate(keys) if key not in self._kept}
         if fresh:
             chosen = masks[list(fresh.values())].to(self.image)
@@ -443,8 +459,13 @@ class Probe:
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes back what :meth:`state` gave, of the same image and network (which the caller sees to).
 
+        So that a mistake of the caller does not pass, two masked scores drawn at random are made again and compared,
+        and the whole image's; of a bank, whose masks are not known here, when it is first asked for. No explainer is
+        billed for it, nor does :attr:`forward_passes` count it.
+
         Raises:
-            ValueError, KeyError, SuiteError: If it is not of that form; nothing is taken back then.
+            Contradiction: If the scores are not this network's of this image; nothing is taken back then.
+            ValueError, KeyError, SuiteError: If it is not of that form; nothing is taken back either.
         """
         classes = len(self.scores())
         targets = _stored(state, "targets", "i", None)
@@ -477,6 +498,9 @@ class Probe:
             masks = _stored(state, "kept masks", "u", None, 32)
             scores = torch.from_numpy(_stored(state, "kept scores", "f", len(masks), classes)).to(self.device)
             kept = dict(zip((row.tobytes() for row in masks), scores, strict=True))
+        self._check_whole_image(kept)
+        self._check_layers({key: arrays for key, arrays in tables.items() if key[1] != "bank"}, targets)
+        self._unchecked_banks |= {name for name, rule in tables if rule == "bank"}
         self._gradient_scores.update(gradient_scores)
         self._costs.update(costs)
         self._kept.update(kept)
@@ -486,6 +510,61 @@ class Probe:
             table = self._table(name, rule, at_least=len(rows))
             table.scores[rows[:, None], columns] = scores.to(table.scores.dtype)
             table.logsumexp[rows] = logsumexp.double()
+
+    def _check_whole_image(self, kept: Mapping[bytes, Tensor]) -> None:
+        """Raises a Contradiction if the stored scores of the unmasked image are not the image's."""
+        (whole,) = _mask_keys(torch.ones(1, *self.size, dtype=torch.bool))
+        if whole in kept:
+            found = self.scores()
+            _compare(kept[whole], found, FOLDED_AGREEMENT * float(found.abs().max()))
+
+    def _check_layers(self, tables: Mapping[tuple[str, str], tuple[np.ndarray, ...]], targets: np.ndarray) -> None:
+        """Raises a Contradiction if two masked scores of (rows, scores, logsumexp) are not what is found now."""
+        if not tables:
+            return
+        dice = np.random.default_rng()
+        inputs, stored = [], []
+        for number in dice.permutation(len(tables))[:2] if len(tables) > 1 else [0, 0]:
+            (layer, rule), (rows, scores, logsumexp) = list(tables.items())[number]
+            drawn = dice.integers(len(rows))
+            segment = self._masked(layer, rule, torch.tensor([int(rows[drawn])], device=self.device))
+            inputs.append(self._input_under(upsample(segment.maps, self.size, segment.mode)))
+            stored.append((scores[drawn], logsumexp[drawn]))
+        self._compare_scores(torch.cat(inputs), targets, *map(np.stack, zip(*stored, strict=True)))
+
+    def _check_bank(self, bank: str, first: int, masks: Tensor) -> None:
+        """Drops a restored bank of other masks or another network than now, with a warning."""
+        if bank not in self._unchecked_banks:
+            return
+        table = self._tables[bank, "bank"]
+        known = (~torch.isnan(table.logsumexp[first : first + len(masks)])).nonzero()[:, 0].cpu().numpy()
+        if not len(known):
+            return
+        self._unchecked_banks.remove(bank)
+        drawn = torch.from_numpy(np.random.default_rng().choice(known, min(2, len(known)), replace=False))
+        targets = (~torch.isnan(table.scores)).any(dim=0).nonzero()[:, 0].cpu().numpy()
+        rows = (drawn + first).to(self.device)
+        stored = table.scores[rows][:, targets].cpu().numpy(), table.logsumexp[rows].cpu().numpy()
+        try:
+            with self._off_the_bill():
+                self._compare_scores(self._input_under(masks[drawn].to(self.image)), targets, *stored)
+        except Contradiction as error:
+            log.warning("stored scores under the masks %r are not used: %s", bank, error)
+            del self._tables[bank, "bank"]
+
+    def _input_under(self, masks: Tensor) -> Tensor:
+        """The network inputs (M, 3, H, W) under masks (M, H, W)."""
+        masked = self.image * masks[:, None]
+        return masked if self.fill is None else masked + self.fill * (1 - masks[:, None])
+
+    def _compare_scores(self, inputs: Tensor, targets: np.ndarray, scores: np.ndarray, logsumexp: np.ndarray) -> None:
+        """Raises a Contradiction if stored (M, T) scores of inputs, NaN where unknown, are not made again."""
+        found = self.scorer.score_inputs(inputs)
+        again = torch.cat([found[:, targets.tolist()].double(), found.double().logsumexp(1)[:, None]], dim=1).cpu()
+        stored = torch.cat([torch.from_numpy(scores).double(), torch.from_numpy(logsumexp)[:, None].double()], dim=1)
+        tolerance = AGREEMENT[self.scorer.precision] * float(found.abs().max())
+        known = ~torch.isnan(stored)
+        _compare(stored[known], again[known], tolerance)
 
     # ------------------------------------------------------------------ accounts
 
@@ -527,6 +606,19 @@ class Probe:
                     bill.seconds += cost.seconds * times
                     bill.forward += cost.forward * times
                     bill.backward += cost.backward * times
+
+    @contextlib.contextmanager
+    def _off_the_bill(self) -> Iterator[None]:
+        """Charges a block of code, its time included, to nobody."""
+        bill, self._bill = self._bill, None
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self._bill = bill
+            if bill is not None:
+                bill.seconds -= time.perf_counter() - begun
 
     def _use(self, key: tuple, channels: Iterable[int] | Tensor = (0,)) -> None:
         if self._bill is not None:
@@ -608,6 +700,20 @@ class Probe:
                 "range and the weights; with engine.precision=fp16, try fp32."
             )
         return scores
+
+
+def _mask_keys(masks: Tensor) -> list[bytes]:
+    """A digest of each of (M, H, W) boolean masks and its size."""
+    packed = np.packbits(masks.cpu().numpy().reshape(len(masks), -1), axis=1)
+    shape = repr(tuple(masks.shape[1:])).encode()
+    return [hashlib.sha256(shape + row.tobytes()).digest() for row in packed]
+
+
+def _compare(stored: Tensor, found: Tensor, tolerance: float) -> None:
+    """Raises a Contradiction if values differ by more than ``tolerance``."""
+    apart = float((stored - found).abs().max())
+    if not apart <= tolerance:
+        raise Contradiction(f"a score made again differs from the stored one by {apart:.3g}, more than {tolerance:.3g}")
 
 
 def _stored(

@@ -95,8 +95,7 @@ def estimate(cells: Sequence[runner.Cell], seconds: float = 60.0, limit: int | N
     """
     for cell in cells:
         if cell.path.exists():
-            records = RunFolder(cell.path, cell.identity()).read()
-            cell.saved = {(r["image_id"], r["target"]): r["status"] for r in records}
+            cell.remember(RunFolder(cell.path, cell.identity()).read())
     groups: dict[str, list[runner.Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.probe_key(), []).append(cell)

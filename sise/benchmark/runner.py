@@ -4,10 +4,8 @@ A *cell* is one run: (dataset, model, explainer, variant). Cells that see the sa
 the same way are run together, image by image, on one probe, so that no forward pass is made twice.
 
 What is computed for an image depends on nothing else that was computed, before or beside it: seeds belong to (seed,
-image), batches have one shape, and an image's targets are explained together. So records of one machine are the same to
-the last digit whatever the shard or the order, and however often a run was interrupted, provided that a score does not
-depend on its place in a batch. That is measured for every network, and each session of records holds the result
-(``place_error``, 0.0 where it is so).
+image), batches have one shape, and an image's targets are explained together. So records are the same to the last
+digit whatever the shard or the order, and however often a run was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,9 +32,9 @@ from tqdm.auto import tqdm
 
 from metrics import keep_mask, undefined
 from sise.benchmark.code_version import code_of, other_code
-from sise.benchmark.process import CrowdWatch
 from sise.benchmark.records import DiskFull, RunFolder, environment
 from sise.benchmark.score_cache import ScoreCache
+from sise.benchmark.structure import structure_of
 from sise.maps import over_map
 from sise.probe import CONFIDENCES, GRADIENT_SCORES, Probe
 from sise.scoring import PRECISIONS, Scorer
@@ -92,16 +90,20 @@ class Cell:
     Attributes:
         cfg: The resolved configuration.
         dataset, model: Loaded once and shared by the cells that name the same.
-        saved: Status of every record there is.
+        structure: What the network computes with besides its weights, from :func:`structure_of`.
+        good: (image, target) of every good record there is; see :meth:`remember`.
         failures: Of this process: how many pairs failed, by the reason.
         computed: Of this process: how many pairs have got a good record.
+        finished: Images with a good record.
         problem: Why the cell could not run, or not go on.
     """
 
     cfg: DictConfig
     dataset: Dataset
     model: Model
-    saved: dict[tuple[str, int], str] = field(default_factory=dict)
+    structure: str = ""
+    good: set[tuple[str, int]] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
     folder: RunFolder | None = None
     failures: dict[str, int] = field(default_factory=dict)
     computed: int = 0
@@ -137,18 +139,25 @@ class Cell:
         """Index of the network's score for each class name."""
         return {name: i for i, name in enumerate(self.model.classes)}
 
+    def remember(self, records: Iterable[Record]) -> None:
+        """Takes note of records that need not be made again: the good ones."""
+        for record in records:
+            if record["status"] == "ok":
+                self.good.add((record["image_id"], record["target"]))
+                self.finished.add(record["image_id"])
+
     def missing(self, image_id: str) -> list[int]:
         """Targets of the image without a good record; -1 stands for targets that only a look at the image can tell."""
         if self.cfg.protocol.targets != "all" or not self.dataset.targets_of(image_id):
-            return [] if any(i == image_id and s == "ok" for (i, _), s in self.saved.items()) else [-1]
-        return [t for t in self.pairs(image_id) if self.saved.get((image_id, t)) != "ok"]
+            return [] if image_id in self.finished else [-1]
+        return [t for t in self.pairs(image_id) if (image_id, t) not in self.good]
 
     def probe_key(self) -> str:
         """Equal for cells that may share a probe."""
         p = self.cfg.protocol
-        parts = (self.dataset.name, self.cfg.model.name, self.model.weights_hash, repr(self.model.preprocess))
-        parts += (self.model.layers, self.model.cam_layer, p.fill, p.confidence, p.gradient, p.targets)
-        return repr((*parts, OmegaConf.to_container(self.cfg.engine), self.dataset.fingerprint()))
+        # the very same network: one of equal weights may still compute something else
+        parts = (id(self.dataset), id(self.model), p.fill, p.confidence, p.gradient, p.targets)
+        return repr((*parts, OmegaConf.to_container(self.cfg.engine)))
 
     def identity(self) -> dict[str, Any]:
         """What the run is (``run.json``): everything its numbers depend on."""
@@ -201,6 +210,7 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
         SuiteError: If data, weights or a setting are wrong, or two cells would write to the same folder.
     """
     loaded: dict[str, Any] = {}
+    structures: dict[int, str] = {}
 
     def load(node: DictConfig) -> Any:
         key = json.dumps(OmegaConf.to_container(node, resolve=True), sort_keys=True, default=str)
@@ -230,7 +240,10 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
             choose("protocol.confidence", cfg.protocol.confidence, CONFIDENCES)
             choose("protocol.gradient", cfg.protocol.gradient, GRADIENT_SCORES)
             choose("engine.precision", cfg.engine.precision, list(PRECISIONS))
-            cells.append(Cell(cfg, load(cfg.dataset.loader), load(cfg.model.loader)))
+            dataset, model = load(cfg.dataset.loader), load(cfg.model.loader)
+            if id(model) not in structures:
+                structures[id(model)] = structure_of(model.network)
+            cells.append(Cell(cfg, dataset, model, structures[id(model)]))
         except (SuiteError, HydraException, OmegaConfBaseException) as error:
             if broken is None:
                 raise
@@ -374,18 +387,13 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
         engine = cells[0].cfg.engine
         scorer = make_scorer(model.network.to(device), engine, steady=True)
         cache = make_score_cache(cells[0], device) if engine.cache else None
-        place_error = _place_error(scorer, cells[0], device)
         for cell in cells:
-            settings: dict[str, Any] = {"place_error": place_error}
-            settings |= {"engine": OmegaConf.to_container(engine), "code": code_of(_identity_config(cell.cfg))}
+            code = code_of(_identity_config(cell.cfg), cell.model.network)
+            settings = {"engine": OmegaConf.to_container(engine), "code": code, "network": cell.structure}
             cell.folder.add_environment(environment(device) | settings)
-            for files, count in other_code(cell.folder, cell.folder.read()).items():
-                text = "%s: %d records were made by other code (%s changed since); overwrite=true makes them anew"
-                log.warning(text, cell.name, count, ", ".join(files))
         what = f"{place}{dataset.name} × {model.name}" + (f", shard {shard.number}/{shard.count}" if shard.name else "")
         interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds between updates: a log file needs few
         bar = stack.enter_context(tqdm(wanted.items(), desc=what, unit="image", mininterval=interval))
-        watch = CrowdWatch(torch.get_num_threads())
         for image_id, needing in bar:
             needing = [cell for cell in needing if not cell.problem]
             if not needing:
@@ -402,31 +410,26 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
             known = cache is not None and cache.restore(probe)
             passes = probe.forward_passes
             failed += _run_image(needing, sample, probe, bar)
-            watch.look()
             if cache is not None and (not known or probe.forward_passes > passes):
                 cache.save(probe, sorted(probe.ground_truth))
             bar.set_postfix(failed=failed) if failed else None
     return failed
 
 
-def _place_error(scorer: Scorer, cell: Cell, device: torch.device) -> float | None:
-    """:meth:`Scorer.check_places` on the dataset's first image that can be scored, the same for every shard.
-
-    None if none of the first three can be.
-    """
-    for image_id in cell.dataset.ids[:3]:
-        try:
-            return scorer.check_places(make_probe(cell, cell.dataset[image_id], scorer, device).image)
-        except Exception as error:  # fails again in its turn, and is recorded with its reason
-            log.debug("image %s cannot tell whether places matter: %s", image_id, error)
-    return None
-
-
 def _opened(cell: Cell, stack: ExitStack) -> bool:
-    """Locks a cell's records and reads what all processes have found until now; False if another one writes them."""
+    """Locks a cell's records and reads what all processes have found until now; False if another one writes them.
+
+    Says which of them are stale.
+    """
     with _problems_of([cell]):
         stack.enter_context(cell.folder)
-        cell.saved = {(r["image_id"], r["target"]): r["status"] for r in cell.folder.read()}
+        cell.good.clear()
+        cell.finished.clear()
+        records = cell.folder.read()
+        cell.remember(records)
+        for files, count in other_code(cell.folder, records, cell.structure).items():
+            text = "%s: %d records were made by other code (%s changed since); overwrite=true makes them anew"
+            log.warning(text, cell.name, count, ", ".join(files))
     return not cell.problem
 
 
@@ -469,10 +472,10 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> in
         except Exception as error:
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue
-        new = [r for r in records if cell.saved.get((sample.image_id, r["target"])) != "ok"]
+        new = [r for r in records if (sample.image_id, r["target"]) not in cell.good]
         cell.folder.append(new)
         cell.computed += len(new)
-        cell.saved.update({(sample.image_id, t): "ok" for t in targets})
+        cell.remember(new)
     return failed
 
 
@@ -519,7 +522,7 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
     log.warning("%s, image %s failed: %s", cell.name, image_id, reason)
     log.debug("traceback", exc_info=error)
     names = cell.dataset.classes
-    targets = [t for t in targets if cell.saved.get((image_id, t)) != "ok"]
+    targets = [t for t in targets if (image_id, t) not in cell.good]
     cell.folder.append(
         {
             "image_id": image_id,
@@ -551,10 +554,14 @@ def make_scorer(network: torch.nn.Module, engine: DictConfig, *, steady: bool = 
 
 def make_score_cache(cell: Cell, device: torch.device) -> ScoreCache:
     """The score cache of a cell's network and protocol, below its ``outputs``."""
+    model = cell.model
     return ScoreCache(
         Path(cell.cfg.outputs) / ".scores",
-        cell.model.weights_hash,
-        cell.model.layers,
+        model.weights_hash,
+        cell.structure,
+        code_of({"model": OmegaConf.to_container(cell.cfg.model.loader, resolve=True)}, model.network),
+        (model.black, model.mean),
+        model.layers,
         cell.cfg.protocol.fill,
         cell.cfg.engine.precision,
         device.type,

@@ -1,8 +1,10 @@
 """Keeps what masked passes found on disk, so that thresholds, gates, readings and metrics change without one.
 
 One small file per image, named by the image's content in a folder named by everything else the scores depend on
-(network, weights, fill, precision, device, torch). Deleting any of it costs time and nothing else. Processes may share
-it: a file is put in its place whole, and of two that are written at once the later one stays.
+(network, its code and structure, weights, fill, precision, device, torch). Whatever that name may leave out, a few of
+an entry's scores are made again when it is used (:meth:`sise.probe.Probe.restore`): one that does not agree is written
+anew. Deleting any of it costs time and nothing else. Processes may share it: a file is put in its place whole, and of
+two that are written at once the later one stays.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from sise.probe import Probe
+from sise.probe import Contradiction, Probe
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class ScoreCache:
         key = hashlib.sha256(repr((FORMAT, *depends_on)).encode()).hexdigest()
         self.folder = Path(folder) / key[:24]
         self._made = False
+        self._contradicted = False
 
     def file(self, image: Tensor) -> Path:
         """Where an image's scores lie."""
@@ -53,6 +56,12 @@ class ScoreCache:
                 probe.restore(dict(state))
             return True
         except FileNotFoundError:
+            return False
+        except Contradiction as error:
+            if not self._contradicted:
+                log.warning("stored scores in %s are not this network's (%s); such files are made anew",
+                            self.folder, error)  # fmt: skip
+            self._contradicted = True
             return False
         except Exception as error:  # a damaged file can raise anything
             log.warning("score cache %s cannot be read (%s); computing anew", file.name, error)

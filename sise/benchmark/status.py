@@ -60,7 +60,8 @@ def of_cell(cell: Cell, limit: int | None = None, shard: Shard = EVERYTHING) -> 
     records = {(r["image_id"], r["target"] if known else -1): r for r in _read(folder)}
     # a whole image's failure (target -1) counts for each of its pairs
     found = [record for i, t in wanted if (record := records.get((i, t)) or records.get((i, -1)))]
-    return _status(cell.name, folder, found, len(wanted), tuple(differences(folder.identity, cell.identity())))
+    changed = tuple(differences(folder.identity, cell.identity()))
+    return _status(cell.name, folder, found, len(wanted), changed, cell.structure)
 
 
 def of_folder(path: Path, outputs: Path) -> Status:
@@ -80,10 +81,17 @@ def _read(folder: RunFolder) -> list[Record]:
         return folder.read()
 
 
-def _status(name: str, folder: RunFolder, records: Sequence[Record], wanted: int, changed: tuple[str, ...]) -> Status:
+def _status(
+    name: str,
+    folder: RunFolder,
+    records: Sequence[Record],
+    wanted: int,
+    changed: tuple[str, ...],
+    structure: str = "",
+) -> Status:
     good = [record for record in records if record["status"] == "ok"]
     seconds = [record["seconds"] for record in good if "seconds" in record]
-    old = other_code(folder, records)
+    old = other_code(folder, records, structure)
     reasons = changed + tuple(f"{count} records by other code: {', '.join(files)}" for files, count in old.items())
     stale = len(good) if changed else sum(old.values())
     return Status(

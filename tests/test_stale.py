@@ -1,0 +1,294 @@
+"""Nothing stale passes for new: edited networks, their arguments and structure, stored scores, replaced images."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+from torch.nn import functional as F
+
+from sise.benchmark import code_version, runner, status
+from sise.benchmark.records import RunFolder
+from sise.benchmark.score_cache import ScoreCache
+from sise.benchmark.structure import structure_of
+from sise.probe import Contradiction, Probe
+
+CONFIGS = str(Path(__file__).parents[1] / "configs")
+NETWORK = """
+from torch import nn
+from {helper} import pool
+
+class Net(nn.Module):
+    def __init__(self, temperature=1.0):
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.top = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 4)
+        self.temperature = temperature
+
+    def forward(self, x):
+        return self.head(pool(self.top(self.stage(x)))) / self.temperature
+"""
+MEAN = "def pool(maps):\n    return maps.mean((2, 3))\n"
+
+
+@pytest.fixture
+def users(tmp_path, monkeypatch):
+    """A user's network in a folder of its own: ``users.cells()`` makes a cell, ``users.write(...)`` edits files."""
+    code = tmp_path / "code"
+    code.mkdir()
+    monkeypatch.chdir(code)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(code)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    class Users:
+        name = f"net_{tmp_path.name}"
+        helper = f"helper_{tmp_path.name}"
+
+        def write(self, network=NETWORK, helper=MEAN):
+            (code / f"{self.name}.py").write_text(network.format(helper=self.helper))
+            (code / f"{self.helper}.py").write_text(helper)
+            for name in (self.name, self.helper):  # as a new process would see it
+                sys.modules.pop(name, None)
+            importlib.invalidate_caches()
+            forget()
+
+        def cells(self, *overrides, args=None, outputs="o"):
+            (tmp_path / "names.txt").write_text("red\ngreen\nblue\ngrey\n")
+            given = [f"outputs={tmp_path / outputs}", "model=module", f"model.target={self.name}.Net", "explainer=sise",
+                     f"model.classes={tmp_path / 'names.txt'}", *overrides]  # fmt: skip
+            with initialize_config_dir(CONFIGS, version_base="1.3"):
+                cfg = compose("evaluate", given)
+            cfg.dataset.loader = {"_target_": "toy.ToyDataset", "broken": None}
+            cfg.model.loader.args = args or {}
+            cfg.model.loader.input = {"size": [24, 32]}
+            return runner.make_cells([cfg])
+
+    users = Users()
+    users.write()
+    yield users
+    forget()
+
+
+def forget():
+    """What a new process would not know of the files."""
+    for function in (code_version._tree, code_version._imported, code_version._source_hash, code_version._place):
+        function.cache_clear()
+
+
+def values(cell):
+    return [{k: v for k, v in r.items() if k not in ("seconds", "session")} for r in RunFolder(cell.path).read()]
+
+
+@pytest.mark.parametrize("which", ["network", "helper"])
+def test_an_edited_network_makes_its_records_stale_and_finds_no_stored_scores(users, which, caplog):
+    (cell,) = users.cells()
+    runner.run([cell], limit=2)
+    before = values(cell)
+    assert status.of_cell(cell, limit=2).stale == 0
+    if which == "network":
+        users.write(NETWORK.replace("pool(self.top", "3 * pool(self.top"))
+    else:
+        users.write(helper=MEAN.replace("mean", "amax"))
+    (cell,) = users.cells()
+    changed = users.name if which == "network" else users.helper
+    runner.run([cell], limit=2)  # nothing missing, but said
+    assert f"records were made by other code ({changed}.py changed since)" in caplog.text
+    for found in (status.of_cell(cell, limit=2), *status.of_outputs(cell.cfg.outputs)):
+        assert found.done == 0 and found.stale == len(before) and changed in found.reasons[0]
+    assert changed in code_version.doubts(RunFolder(cell.path), RunFolder(cell.path).read())[0]
+    runner.run([cell], limit=2, overwrite=True)
+    (fresh,) = users.cells(outputs="fresh")
+    runner.run([fresh], limit=2)
+    assert values(cell) == values(fresh) != before
+
+
+def test_comments_do_not_count_and_code_that_is_not_here_is_not_judged(users, tmp_path, monkeypatch):
+    (cell,) = users.cells()
+    runner.run([cell], limit=1)
+    users.write(NETWORK + "# why\n")
+    assert status.of_folder(cell.path, cell.path.parent).stale == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:-1])
+    shutil.rmtree(tmp_path / "code")
+    forget()
+    assert status.of_folder(cell.path, cell.path.parent).stale == 0
+
+
+def test_arguments_without_a_weight_change_the_scores_that_are_found(users):
+    cells = {name: users.cells(f"variant={name}", args={"temperature": t})[0] for name, t in (("a", 1.0), ("b", 5.0))}
+    for cell in cells.values():
+        runner.run([cell], limit=2)
+    (fresh,) = users.cells("variant=b", args={"temperature": 5.0}, outputs="fresh")
+    runner.run([fresh], limit=2)
+    assert values(cells["b"]) == values(fresh) != values(cells["a"])
+    assert cells["a"].probe_key() != cells["b"].probe_key()
+    both = [
+        users.cells(f"variant={n}", args={"temperature": t}, outputs="both")[0] for n, t in (("a", 1.0), ("b", 5.0))
+    ]
+    runner.run(both, limit=2)
+    assert [values(cell) for cell in both] == [values(cell) for cell in cells.values()]
+
+
+def test_a_structure_that_no_setting_tells_of_is_noticed(users, caplog, monkeypatch):
+    """A network that reads its temperature where nobody looks, as from a file."""
+    (cell,) = users.cells()
+    runner.run([cell], limit=1)
+    monkeypatch.setattr(sys.modules[users.name].Net.__init__, "__defaults__", (4.0,))
+    (cell,) = users.cells()
+    runner.run([cell], limit=1)
+    assert "(the network's structure changed since)" in caplog.text
+    assert status.of_cell(cell, limit=1).stale == 2
+
+
+def test_an_installed_package_edited_in_place_is_noticed(users, tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "installednet"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from .inner import Net\n")
+    (package / "inner.py").write_text(NETWORK.format(helper=users.helper))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(package.parent)])
+    importlib.invalidate_caches()
+    forget()
+    network = importlib.import_module("installednet").Net()
+    config = {"model": {"_target_": "sise.benchmark.models.module", "target": "installednet.Net"}}
+    code = code_version.code_of(config, network)
+    assert {"installednet/__init__.py", "installednet/inner.py"} <= set(code) and f"{users.helper}.py" not in code
+    assert code_version._changed(code, code_version.code_of(config)) == ()
+    (package / "inner.py").write_text(NETWORK.format(helper=users.helper) + "\n# an edit\n")
+    assert code_version._changed(code, code_version.code_of(config)) == ("installednet/inner.py",)
+    sys.modules.pop("installednet"), sys.modules.pop("installednet.inner")
+
+
+def network(**changes):
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def replaced(index, module):
+    made = network()
+    made[index] = module
+    return made
+
+
+def with_(change):
+    made = network()
+    change(made)
+    return made
+
+
+CHANGES = {
+    "pooling": lambda: replaced(3, nn.MaxPool2d(2)),
+    "activation": lambda: replaced(2, nn.SiLU()),
+    "stride": lambda: with_(lambda n: setattr(n[4], "stride", (2, 2))),
+    "dilation": lambda: with_(lambda n: setattr(n[4], "dilation", (2, 2))),
+    "eps": lambda: with_(lambda n: setattr(n[1], "eps", 0.1)),
+    "temperature": lambda: network(temperature=2.0),
+    "another temperature": lambda: network(temperature=3.0),
+    "private": lambda: network(_scale=(1, {"a": [2]})),
+    "private, other": lambda: network(_scale=(1, {"a": [3]})),
+    "tensor": lambda: network(prior=torch.ones(3)),
+    "array": lambda: network(prior=np.ones(3)),
+    "unsaved buffer": lambda: with_(lambda n: n.register_buffer("prior", torch.ones(4), persistent=False)),
+    "function": lambda: network(act=F.relu),
+    "another function": lambda: network(act=F.gelu),
+    "lambda": lambda: network(act=lambda x: x * 2),
+    "another lambda": lambda: network(act=lambda x: x * 3),
+    "partial": lambda: network(act=functools.partial(F.leaky_relu, negative_slope=0.1)),
+    "another partial": lambda: network(act=functools.partial(F.leaky_relu, negative_slope=0.2)),
+    "hook": lambda: with_(lambda n: n[2].register_forward_hook(lambda module, args, output: output * 2)),
+}
+
+
+def test_the_structure_tells_networks_of_equal_weights_apart():
+    found = {name: structure_of(make()) for name, make in CHANGES.items()} | {"plain": structure_of(network())}
+    assert len(set(found.values())) == len(found)
+    assert found == {name: structure_of(make()) for name, make in CHANGES.items()} | {"plain": structure_of(network())}
+
+
+def test_the_structure_survives_networks_that_hold_themselves():
+    made = network()
+    made.parts = [made, {"again": made}]
+    made.parts.append(made.parts)
+    assert structure_of(made) == structure_of(made)
+
+
+class Toy(nn.Module):
+    """Four scores; ``scale`` is in no state dictionary."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        torch.manual_seed(1)
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(6, 4)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3))) * self.scale
+
+
+def filled(scale=1.0, what=("layer", "bank", "whole")):
+    torch.manual_seed(2)
+    probe = Probe(Toy(scale).eval(), torch.rand(1, 3, 16, 16), layers=["features"])
+    if "layer" in what:
+        probe.masked_confidences("features", torch.arange(6), [1])
+    if "bank" in what:
+        probe.bank_confidences("bank", 0, bank(), [1])
+    if "whole" in what:
+        probe.score_masks(torch.ones(1, 16, 16, dtype=torch.bool))
+    return probe
+
+
+def bank(seed=3):
+    return torch.rand(5, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("what", ["layer", "whole"])
+def test_stored_scores_that_are_not_the_networks_are_refused(what, tmp_path, caplog):
+    cache = ScoreCache(tmp_path, "a key that forgot the scale")
+    cache.save(filled(1.0, [what]), [1])
+    assert cache.restore(filled(1.0, []))
+    other = filled(1.01, [])
+    with pytest.raises(Contradiction, match="differs from the stored one"):
+        other.restore(filled(1.0, [what]).state([1]))
+    assert other.state([1]).keys() - {"targets"} == {k for k in other.state([1]) if k.startswith("cost|")}
+    with caplog.at_level(logging.WARNING):
+        assert not cache.restore(filled(1.01, [])) and not cache.restore(filled(1.01, []))
+    assert caplog.text.count("are not this network's") == 1
+
+
+@pytest.mark.parametrize("change", ["network", "masks"])
+def test_a_bank_of_another_network_or_other_masks_is_made_anew(change, caplog):
+    state = filled(1.0, ["bank"]).state([1])
+    probe = filled(1.01 if change == "network" else 1.0, [])
+    masks = bank(4 if change == "masks" else 3)
+    expected = filled(1.01 if change == "network" else 1.0, []).bank_confidences("bank", 0, masks, [1])
+    probe.restore(state)
+    with probe.bill() as bill:
+        assert torch.equal(probe.bank_confidences("bank", 0, masks, [1]), expected)
+    assert "are not used" in caplog.text and bill.forward == 1 + 5  # the image, and each mask once
+
+
+def test_checks_are_billed_to_nobody():
+    state = filled().state([1])
+    probe, alone = filled(what=[]), filled(what=[])
+    probe.restore(state)
+    passes = probe.forward_passes
+    bills = []
+    for one in (probe, alone):
+        with one.bill() as bill:
+            one.masked_confidences("features", torch.arange(6), [1])
+            one.bank_confidences("bank", 0, bank(), [1])
+        bills.append((bill.forward, bill.backward))
+    assert bills[0] == bills[1] and probe.forward_passes == passes
