@@ -3,14 +3,39 @@
     import sise
     saliency = sise.explain(network, image, target)   # (H, W) in [0, 1]
 
-Importing this package loads torch and nothing of the benchmark; the harness is ``sise.benchmark``.
+The first use of a name loads torch, and nothing of the benchmark; the harness is ``sise.benchmark``. Names are looked
+up when they are used, so that the harness can set what torch reads from the environment when it is loaded.
 """
 
-from sise.api import explain
-from sise.layers import find_layers
-from sise.method import ada_sise, sise
-from sise.probe import Probe
-from sise.scoring import Scorer
-from sise.types import SuiteError
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sise.api import explain
+    from sise.layers import find_layers
+    from sise.method import ada_sise, sise
+    from sise.probe import Probe
+    from sise.scoring import Scorer
+    from sise.types import SuiteError
+
+_HOMES = {
+    "Probe": "probe",
+    "Scorer": "scoring",
+    "SuiteError": "types",
+    "ada_sise": "method",
+    "explain": "api",
+    "find_layers": "layers",
+    "sise": "method",
+}
 
 __all__ = ["Probe", "Scorer", "SuiteError", "ada_sise", "explain", "find_layers", "sise"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sise.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -60,8 +60,9 @@ class Scorer:
             rounding. Checked against the original on the first batch, and left off if the two disagree.
         precision: ``fp32`` (TF32 off, also on a GPU), ``tf32``, ``fp16`` or ``bf16``.
         compile: Use ``torch.compile``.
-        steady: Fill up every batch to one shape (of 16 on a CPU by default). What a mask scores then depends on that
-            mask alone, to the last bit, and not on which others are asked for with it: kernels are chosen by shape.
+        steady: Fill up every batch to one shape (of 16 on a CPU by default), since kernels are chosen by shape. What
+            a mask scores then depends on that mask alone, to the last bit, if kernels treat every row of a batch alike;
+            that belongs to the machine's libraries, and :meth:`check_places` measures it.
 
     Raises:
         SuiteError: If the precision is unknown.
@@ -92,6 +93,8 @@ class Scorer:
         self.draws = False
         """Whether the network draws from torch's generator, after it set the seed: tracing would lose the seed."""
         self._examined = False
+        self.place_error: float | None = None
+        """What :meth:`check_places` has measured; None before."""
         self._runner: nn.Module | None = None
         self._memory_format = torch.contiguous_format
         self._buffer: Tensor | None = None
@@ -140,6 +143,35 @@ class Scorer:
             self._prepare(inputs[:1])
             parts = [self._forward(p.clone()) for p in inputs.split(self._batch_size(inputs, len(inputs)))]
             return torch.cat(parts)
+
+    def check_places(self, image: Tensor) -> float:
+        """Measures, once, whether an image's score depends on its place in a batch, or on what stands in the others.
+
+        One batch holds the image everywhere, another one at every other place, its negative elsewhere. These passes
+        are counted nowhere. Scores of MKL on some CPUs do depend on the place by rounding, unless the environment says
+        ``MKL_CBWR=AVX2`` before the first product.
+
+        Args:
+            image: (1, 3, H, W) network input, or a signal's (1, C, L).
+
+        Returns:
+            The largest difference as a share of the largest score, also kept as ``place_error``: 0.0 if places do not
+            matter to the last bit.
+        """
+        if self.place_error is None:
+            passes = self.passes
+            with torch.no_grad(), generator_kept(image.device):
+                self._prepare(image)
+                rows = self._take_buffer(self._batch_size(image), image)
+                alike = self._forward(rows.copy_(image.expand_as(rows)))
+                rows[::2], rows[1::2] = image, -image
+                mixed = self._forward(rows)
+            self.passes = passes
+            parts = (alike - alike[:1], mixed[::2] - alike[:1], mixed[1::2] - mixed[1:2])
+            apart = max(float(part.abs().max()) for part in parts if len(part))
+            largest = float(alike.abs().max())
+            self.place_error = apart / largest if largest else apart
+        return self.place_error
 
     def differentiable(self, inputs: Tensor) -> Tensor:
         """(N, 3, H, W) network inputs -> (N, K) scores in fp32 with gradients to the inputs, in one batch."""

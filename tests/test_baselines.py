@@ -70,15 +70,6 @@ EXPLAINERS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def randomised(network, seed):
     """Batch statistics and biases as uneven as a trained network's."""
     generator = torch.Generator().manual_seed(seed)

@@ -310,10 +310,11 @@ class TestFromPython:
         assert torch.equal(saliency, sise.sise(probe, [best])[0])
 
     def test_targets_and_shapes(self, network, image):
+        """Another number of targets is another number of masks per batch, which may change the last bits of scores."""
         one = sise.explain(network, image[None], 2)
         assert one.shape == (24, 32)
         for several in ([2, 0], (2, 0), torch.tensor([2, 0]), [torch.tensor(2), np.int64(0)]):
-            assert torch.equal(sise.explain(network, image, several)[0], one)
+            assert torch.allclose(sise.explain(network, image, several)[0], one, rtol=0, atol=2e-6)
         assert sise.explain(network, image, [2]).shape == (1, 24, 32)
         assert torch.equal(sise.explain(network, image, torch.tensor(2)), one)
 

@@ -10,6 +10,7 @@ from torchray.attribution import extremal_perturbation as torchray
 from torchray.utils import imsmooth
 
 from baselines.extremal_perturbation import (
+    AREA_WEIGHT,
     SmoothMask,
     blur_pyramid,
     extremal_perturbation,
@@ -20,15 +21,6 @@ from baselines.extremal_perturbation import (
 from sise.maps import minmax
 from sise.probe import Probe
 from sise.types import SuiteError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network_of(seed=0):
@@ -81,17 +73,17 @@ def test_a_batch_of_images_targets_and_areas_is_torchray_one_by_one_to_6_digits(
     images = images_of(2)
     triples = [(i, target, area) for i in (0, 1) for target in (4, 1) for area in (0.05, 0.3)]
     where, targets, areas = (list(column) for column in zip(*triples, strict=True))
-    masks = optimise_masks(OneByOne(network_of()), images[where], targets, areas, max_iter=12, exact=True)
+    masks = optimise_masks(OneByOne(network_of()), images[where], targets, areas, max_iter=6, exact=True)
     assert masks.std() > 0.05 and (masks[0] - masks[2]).abs().max() > 1e-2  # well away from the start, and different
     for mask, (i, target, area) in zip(masks, triples, strict=True):
-        [expected] = frozen_by_torchray(network_of(), images[i : i + 1], target, areas=[area], max_iter=12)
+        [expected] = frozen_by_torchray(network_of(), images[i : i + 1], target, areas=[area], max_iter=6)
         assert (mask - expected).abs().max() <= 1e-6
 
 
-def test_the_faster_masks_agree_to_5_digits_after_ten_steps():
+def test_the_faster_masks_agree_to_5_digits_after_three_steps():
     images, targets, areas = images_of(1), [4, 1], [0.05, 0.3]
     exact, fast = (
-        optimise_masks(OneByOne(network_of()), images, targets, areas, max_iter=11, exact=exact)
+        optimise_masks(OneByOne(network_of()), images, targets, areas, max_iter=4, exact=exact)
         for exact in (True, False)
     )
     assert 0 < (exact - fast).abs().max() <= 1e-5
@@ -121,12 +113,38 @@ def test_the_derivative_of_the_faster_masks():
     ids=str,
 )
 def test_the_explainer_is_torchrays_to_5_digits(options):
-    options = {"max_iter": 12, **options}
+    """In TorchRay's order of operations, and after few steps: some are enough for min-max to raise rounding to 3e-6."""
+    options = {"max_iter": 5, **options}
     probe = Probe(network_of(), images_of(1))
-    saliency = extremal_perturbation(probe, [2, 0], **options)
+    saliency = extremal_perturbation(probe, [2, 0], exact=True, **options)
     for target, got in zip([2, 0], saliency, strict=True):
         expected = frozen_by_torchray(network_of(), probe.image, target, **options)
         assert torch.allclose(got, minmax(expected.sum(dim=0)), atol=1e-5)
+
+
+@torch.no_grad()
+def preserved(mask, target, area):
+    """What the optimisation maximises: a mask's score, less the first penalty on an area that it does not keep."""
+    score = network_of()(perturb(blur_pyramid(images_of(1), 8, 20.0), mask[None]))[0, target]
+    values = mask.flatten().sort()[0]
+    ideal = (torch.arange(len(values)) >= int(len(values) * (1 - area))).float()
+    return float(score - AREA_WEIGHT * (values - ideal).square().mean())
+
+
+@pytest.mark.parametrize("options", [{"step": 3, "sigma": 9.0}, {}], ids=str)
+def test_the_faster_form_preserves_as_much_as_torchrays(options):
+    """Single pixels may differ by percents after twelve steps: all values of the first mask are 1 but for rounding,
+    and their order says which the penalty pulls to 0. What is reached differs by 0.3 % between imitated CPUs.
+    """
+    pairs = [(target, area) for target in (2, 0) for area in (0.1, 0.2)]
+    targets, areas = (list(column) for column in zip(*pairs, strict=True))
+    masks = optimise_masks(network_of(), images_of(1), targets, areas, max_iter=12, **options)
+    for mask, (target, area) in zip(masks, pairs, strict=True):
+        [theirs] = frozen_by_torchray(network_of(), images_of(1), target, areas=[area], max_iter=12, **options)
+        expected = preserved(theirs, target, area)
+        assert preserved(mask, target, area) == pytest.approx(expected, rel=0.02)
+        whole = preserved(torch.ones_like(theirs), target, area)
+        assert expected - whole > 0.05 * abs(whole)  # the steps have gained far more than that
 
 
 def test_torchrays_implementation_is_the_batched_one_and_leaves_no_trace():
@@ -136,7 +154,8 @@ def test_torchrays_implementation_is_the_batched_one_and_leaves_no_trace():
     probe = Probe(network, image)
     theirs = extremal_perturbation(probe, [2, 0], max_iter=5, areas=[0.1, 0.2], implementation="torchray")
     assert (probe.forward_passes, probe.backward_passes) == (1 + 20, 20)
-    assert torch.allclose(theirs, extremal_perturbation(probe, [2, 0], max_iter=5, areas=[0.1, 0.2]), atol=1e-5)
+    ours = extremal_perturbation(probe, [2, 0], max_iter=5, areas=[0.1, 0.2], exact=True)
+    assert torch.allclose(theirs, ours, atol=1e-5)
     assert (probe.forward_passes, probe.backward_passes) == (1 + 20 + 16, 20 + 16)
     assert [parameter.requires_grad for parameter in network.parameters()] == flags
     assert all(parameter.grad is None for parameter in network.parameters()) and not image.requires_grad
@@ -145,8 +164,9 @@ def test_torchrays_implementation_is_the_batched_one_and_leaves_no_trace():
 
 
 def test_batches_do_not_matter():
+    """Few steps, and masks of the same bits: the optimisation amplifies what a batch does to a score's last bit."""
     probe = Probe(network_of(), images_of(1))
-    options = {"max_iter": 8, "areas": [0.1, 0.2]}
+    options = {"max_iter": 5, "areas": [0.1, 0.2], "exact": True}
     whole = extremal_perturbation(probe, [2, 0, 1], **options)
     assert torch.allclose(extremal_perturbation(probe, [2, 0, 1], batch_size=2, **options), whole, atol=1e-5)
 

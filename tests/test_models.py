@@ -23,15 +23,6 @@ from sise.types import SuiteError
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other on busy cores take many times longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def randomised(network):
     """A network with all parameters and statistics drawn at random, not too wild to compare outputs."""
     generator = torch.Generator().manual_seed(3)

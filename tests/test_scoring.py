@@ -429,3 +429,38 @@ def test_networks_that_do_not_return_scores(output, lossless):
 
     with pytest.raises(SuiteError, match=r"\(N, K\)"):
         Scorer(Wrapped().eval(), lossless=lossless, batch_size=4).score([Segment(picture(), masks(4, (5, 7)))])
+
+
+# ---------------------------------------------------------------- places in a batch
+
+
+class ByPlace(nn.Module):
+    """Scores that the place in a batch, or the last image in it, changes by 1e-5: by less than what is refused."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        scores = x.flatten(1)[:, :3].abs() + 1
+        if self.kind == "place":
+            scores[len(x) // 2 :] *= 1 + 1e-5
+        if self.kind == "neighbour":
+            scores = scores * (1 + 1e-5 * (x[-1:].flatten(1)[:, :1] < 0))
+        return scores
+
+
+@pytest.mark.parametrize("kind", ["alike", "place", "neighbour"])
+def test_places_of_a_batch_that_matter_are_measured(kind):
+    scorer = Scorer(ByPlace(kind), lossless=False, steady=True)
+    assert scorer.place_error is None
+    error = scorer.check_places(torch.full((1, 3, 4, 5), 0.5))
+    assert error == scorer.place_error == pytest.approx(0.0 if kind == "alike" else 1e-5, rel=0.05)
+    assert scorer.passes == 0
+
+
+def test_places_of_a_head_of_ten_inputs_do_not_matter_here():
+    """On some CPUs they do by rounding, unless MKL is told otherwise, as the harness and conftest do."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 10, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4))
+    assert Scorer(network.eval(), steady=True).check_places(torch.randn(1, 3, 9, 11)) == 0.0

@@ -154,10 +154,10 @@ def test_a_report_is_written_with_its_machine_and_its_samples(tmp_path):
 
 def test_the_processors_time_that_others_take_is_seen(monkeypatch):
     moments = iter([(0.0, 100.0, 10.0), (10.0, 112.0, 16.0)])  # 12 busy seconds, 6 of them ours
-    monkeypatch.setattr(timing.Meanwhile, "_now", staticmethod(lambda: next(moments)))
+    monkeypatch.setattr(timing, "processor_times", lambda: next(moments))
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
     assert timing.Meanwhile().others() == pytest.approx(0.3)
-    monkeypatch.setattr(timing.Meanwhile, "_now", staticmethod(lambda: None))
+    monkeypatch.setattr(timing, "processor_times", lambda: None)
     assert timing.Meanwhile().notes() == []
     monkeypatch.undo()
     (note,) = timing.Meanwhile().notes()

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from sise.benchmark import sweeps
+from sise.benchmark import process, sweeps
 from sise.benchmark.runner import Cell, message, name_of
 from sise.types import SuiteError, choose
 
@@ -128,8 +128,7 @@ def _flat(cfg: DictConfig, *groups: str) -> dict[str, object]:
 def prepare_process(engine: DictConfig) -> None:
     """Settings of the whole process, which a command line may make and a library may not."""
     logging.getLogger("torchray").setLevel(logging.WARNING)
-    if engine.threads:
-        torch.set_num_threads(engine.threads)
+    process.use_threads(engine.threads)
     if engine.malloc and sys.platform == "linux" and not torch.cuda.is_available():
         keep_freed_memory()
 

@@ -4,8 +4,10 @@ A *cell* is one run: (dataset, model, explainer, variant). Cells that see the sa
 the same way are run together, image by image, on one probe, so that no forward pass is made twice.
 
 What is computed for an image depends on nothing else that was computed, before or beside it: seeds belong to (seed,
-image), batches have one shape, and an image's targets are explained together. So records are the same to the last
-digit whatever the shard or the order, and however often a run was interrupted.
+image), batches have one shape, and an image's targets are explained together. So records of one machine are the same to
+the last digit whatever the shard or the order, and however often a run was interrupted, provided that a score does not
+depend on its place in a batch. That is measured for every network, and each session of records holds the result
+(``place_error``, 0.0 where it is so).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from tqdm.auto import tqdm
 
 from metrics import keep_mask, undefined
 from sise.benchmark.code_version import code_of, other_code
+from sise.benchmark.process import CrowdWatch
 from sise.benchmark.records import DiskFull, RunFolder, environment
 from sise.benchmark.score_cache import ScoreCache
 from sise.benchmark.structure import structure_of
@@ -387,13 +390,16 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
         engine = cells[0].cfg.engine
         scorer = make_scorer(model.network.to(device), engine, steady=True)
         cache = make_score_cache(cells[0], device) if engine.cache else None
+        place_error = _place_error(scorer, cells[0], device)
         for cell in cells:
             code = code_of(_identity_config(cell.cfg), cell.model.network)
-            settings = {"engine": OmegaConf.to_container(engine), "code": code, "network": cell.structure}
+            settings: dict[str, Any] = {"place_error": place_error, "code": code, "network": cell.structure}
+            settings |= {"engine": OmegaConf.to_container(engine)}
             cell.folder.add_environment(environment(device) | settings)
         what = f"{place}{dataset.name} × {model.name}" + (f", shard {shard.number}/{shard.count}" if shard.name else "")
         interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds between updates: a log file needs few
         bar = stack.enter_context(tqdm(wanted.items(), desc=what, unit="image", mininterval=interval))
+        watch = CrowdWatch(torch.get_num_threads())
         for image_id, needing in bar:
             needing = [cell for cell in needing if not cell.problem]
             if not needing:
@@ -410,10 +416,24 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
             known = cache is not None and cache.restore(probe)
             passes = probe.forward_passes
             failed += _run_image(needing, sample, probe, bar)
+            watch.look()
             if cache is not None and (not known or probe.forward_passes > passes):
                 cache.save(probe, sorted(probe.ground_truth))
             bar.set_postfix(failed=failed) if failed else None
     return failed
+
+
+def _place_error(scorer: Scorer, cell: Cell, device: torch.device) -> float | None:
+    """:meth:`Scorer.check_places` on the dataset's first image that can be scored, the same for every shard.
+
+    None if none of the first three can be.
+    """
+    for image_id in cell.dataset.ids[:3]:
+        try:
+            return scorer.check_places(make_probe(cell, cell.dataset[image_id], scorer, device).image)
+        except Exception as error:  # fails again in its turn, and is recorded with its reason
+            log.debug("image %s cannot tell whether places matter: %s", image_id, error)
+    return None
 
 
 def _opened(cell: Cell, stack: ExitStack) -> bool:

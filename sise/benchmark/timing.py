@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sise.benchmark import cli, narrow, shapes
+from sise.benchmark.process import processor_times, use_threads
 from sise.benchmark.records import environment
 from sise.layers import find_cam_layer, find_layers
 from sise.types import SuiteError, choose
@@ -226,14 +227,14 @@ class Meanwhile:
     """Watches from its making on how much of the machine's processor time others take (Linux only)."""
 
     def __init__(self) -> None:
-        self._before = self._now()
+        self._before = processor_times()
 
     def others(self) -> float:
         """Share of all processors' time that other processes took so far; NaN where that is unknown.
 
         A child process counts as other until it has ended.
         """
-        now = self._now()
+        now = processor_times()
         if not self._before or not now:
             return math.nan
         wall, busy, own = (b - a for a, b in zip(self._before, now, strict=True))
@@ -246,19 +247,6 @@ class Meanwhile:
             return []
         warning = "; figures are less certain for it" if others > 0.05 else ""
         return [f"Meanwhile other processes took {100 * others:.0f} % of the processors' time{warning}."]
-
-    @staticmethod
-    def _now() -> tuple[float, float, float] | None:
-        """Seconds: wall, busy over all processors (stolen ones too), and this process with its finished children."""
-        try:
-            user, nice, system, _, _, interrupt, soft, steal = map(
-                float, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-            )
-        except (OSError, ValueError):
-            return None
-        busy = (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK")
-        times = os.times()
-        return time.perf_counter(), busy, times.user + times.system + times.children_user + times.children_system
 
 
 # ---------------------------------------------------------------------- another process
@@ -328,8 +316,7 @@ def _work(
     use_clock(kind)
     if malloc:
         cli.keep_freed_memory()
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     try:
         actions = build(**arguments)
         pipe.send(("ok", list(actions)))
