@@ -10,7 +10,7 @@ also when a constant is added. Common edge cases:
   zero (or constantly negative) is 0, as both have no energy. For EBPG both are set by definition.
 
 Two settings leave a pair out of a metric's mean, which the metric says by returning None: ``zero="omit"`` of
-:func:`ebpg` and ``largest`` of :func:`bbox`. Records keep None, and tables count it as a missing value.
+:func:`ebpg` and ``largest_mask`` of :func:`bbox`. Records keep None, and tables count it as a missing value.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _miou_undefined(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, t
 miou.undefined = _miou_undefined
 
 
-def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest: float | None = None) -> float | None:
+def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mask: float | None = None) -> float | None:
     """Share of the mask's N pixels among the N most salient pixels (E6).
 
     Where equal values straddle rank N, ``expected`` is the mean over all ways to complete the top N: (hits
@@ -143,21 +143,21 @@ def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest: fl
         saliency: (H, W) float.
         mask: (H, W) bool; N is its pixel count.
         ties: ``expected``, or ``stable`` = equal values in raster order.
-        largest: Masks of a larger share of the image are left out, 0.33 in the reference's code; None = none are.
+        largest_mask: Masks of a larger share of the image are left out, 0.33 in the reference's code; None = none are.
 
     Returns:
         A fraction; 0 for an empty mask (set by definition), 1 for a mask that is the whole image; None for a pair that
         is left out.
 
     Raises:
-        SuiteError: See the module's edge cases; also for a ``largest`` outside [0, 1].
+        SuiteError: See the module's edge cases; also for a ``largest_mask`` outside [0, 1].
 
     Reference:
         Schulz et al., "Restricting the flow: information bottlenecks for attribution", ICLR 2020.
     """
     saliency, mask = map_and_mask(saliency, mask)
     top = int(mask.sum())
-    if _too_large(mask, largest):
+    if _too_large(mask, largest_mask):
         return None
     if top == 0:
         return 0.0
@@ -165,7 +165,9 @@ def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest: fl
     return (hits + drawn * tied_hits / tied) / top
 
 
-def _bbox_undefined(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest: float | None = None) -> str:
+def _bbox_undefined(
+    saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mask: float | None = None
+) -> str:
     saliency, mask = map_and_mask(saliency, mask)
     return "" if mask.any() else "empty mask"
 
@@ -173,12 +175,14 @@ def _bbox_undefined(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", 
 bbox.undefined = _bbox_undefined
 
 
-def _too_large(mask: Tensor, largest: float | None) -> bool:
-    if largest is None:
+def _too_large(mask: Tensor, largest_mask: float | None) -> bool:
+    if largest_mask is None:
         return False
-    if not 0 <= largest <= 1:
-        raise SuiteError(f"largest must be null or a share of the image in [0, 1], got {largest}; 33 % is 0.33")
-    return _share(mask) > largest
+    if not 0 <= largest_mask <= 1:
+        raise SuiteError(
+            f"largest_mask must be null or a share of the image in [0, 1], got {largest_mask}; 33 % is 0.33"
+        )
+    return _share(mask) > largest_mask
 
 
 def _rank(saliency: Tensor, mask: Tensor, top: int, ties: Ties) -> tuple[int, int, int, int]:

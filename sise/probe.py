@@ -156,6 +156,8 @@ class Probe:
         self._classes = classes
         self.ground_truth: Mapping[int, Tensor] | None = None
         """Masks by target, for the one control explainer that is allowed to see them."""
+        self.judges: dict[tuple[str, str], Probe] = {}
+        """The same image with another confidence or fill, for metrics, by the names of both."""
         modules = dict(network.named_modules())
         for name in {*self.layers, *([self.cam_layer] if self.cam_layer else [])}:
             choose("layer", name, [m for m in modules if m])

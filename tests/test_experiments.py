@@ -150,6 +150,15 @@ def test_the_sensitivity_runs(tmp_path):
     moved = {v for v in of if any((of[v][m] != of["paper"][m]).any() for m in tables.METRICS)}
     assert {"M6-sigmoid", "M6-logit", "M7-logit", "M5-blur"} <= moved
     assert {"F2-nearest", "F4-none", "F6-otsu_soft", "F6-simple"} <= moved
+
+    def same(one, other, *metrics):
+        return all((of[one][m] == of[other][m]).all() for m in metrics)
+
+    localization, faithfulness = tables.METRICS[:3], tables.METRICS[3:]
+    for variant in ("M5-metric-black", "M6-metric-sigmoid"):  # SISE's own passes are the default's
+        assert same(variant, "paper", *localization) and not same(variant, "paper", *faithfulness)
+    kept = of["paper"]["mask_fraction"] <= 0.33
+    assert of["E6-0.33"]["Bbox"].notna().equals(kept) and same("E6-0.33", "paper", "EBPG", "mIoU")
     for variant in ("E7-stable", "M7-softmax_f32", "M5-mean"):  # the toy's zero is its mean colour
         assert (of[variant]["EBPG"] - of["paper"]["EBPG"]).abs().max() < 0.01
 

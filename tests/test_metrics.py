@@ -74,10 +74,10 @@ def test_pairs_that_settings_leave_out_have_no_value():
     assert omit(nothing, mask) is None and undefined(omit, nothing, mask) == ""
     assert omit(nothing - 1, mask) is None and undefined(omit, nothing - 1, mask) == ""  # a constant without energy
     assert omit(saliency, mask) == ebpg(saliency, mask) and omit(nothing + 1, mask) == 0.5
-    assert bbox(saliency, mask, largest=0.49) is None  # the mask is half of the image
-    assert bbox(saliency, mask, largest=0.5) == bbox(saliency, mask) == 0.5
-    with pytest.raises(SuiteError, match=r"largest must be null or a share .* got 33; 33 % is 0.33"):
-        bbox(saliency, mask, largest=33)
+    assert bbox(saliency, mask, largest_mask=0.49) is None  # the mask is half of the image
+    assert bbox(saliency, mask, largest_mask=0.5) == bbox(saliency, mask) == 0.5
+    with pytest.raises(SuiteError, match=r"largest_mask must be null or a share .* got 33; 33 % is 0.33"):
+        bbox(saliency, mask, largest_mask=33)
 
 
 def test_ties_by_hand():
@@ -585,7 +585,7 @@ def test_config_binds_the_published_values():
     assert {name: (metric.func, metric.keywords) for name, metric in bound.items()} == {
         "EBPG": (ebpg, {"normalise": "minmax", "zero": "zero"}),
         "mIoU": (miou, {"fraction": 0.20, "ties": "expected"}),
-        "Bbox": (bbox, {"ties": "expected", "largest": None}),
+        "Bbox": (bbox, {"ties": "expected", "largest_mask": None}),
         "Drop%": (drop, {"fraction": 0.15, "rule": "above", "precision": "float64"}),
         "Increase%": (increase, {"fraction": 0.15, "rule": "above", "precision": "float64"}),
     }

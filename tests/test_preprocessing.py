@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing, to_rgb
+from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing, _nearest, to_rgb
 from sise.types import SuiteError
 
 #: 2 rows, 3 columns, all 18 values different: a swap of axes or channels shows.
@@ -107,6 +107,14 @@ def test_the_index_rule_holds_exactly_also_between_two_pixels(length, new):
     ramp = np.tril(np.ones((length, length), bool))  # row r holds r + 1 ones
     got = Preprocessing(size=(new, length)).resize_mask(ramp).sum(1) - 1
     assert got.tolist() == [math.floor((Fraction(i) + Fraction(1, 2)) * length / new) for i in range(new)]
+
+
+def test_masks_are_resized_like_nearest_exact():
+    """Every size to 700, also those where a centre lies between two pixels; Pillow's rounding differs in some."""
+    for length in range(1, 701):
+        ramp = torch.arange(float(length))
+        exact = torch.nn.functional.interpolate(ramp[None, None], size=224, mode="nearest-exact")[0, 0]
+        np.testing.assert_array_equal(_nearest(length, 224), exact.numpy())
 
 
 @pytest.mark.parametrize("geometry", ["squash", "shorter_side", "center_crop"])

@@ -424,7 +424,8 @@ def _measures(cell: runner.Cell, probe: Probe, output: int, saliency: Tensor) ->
     mask = probe.ground_truth[output]
     values = {name: metric(saliency, mask) for name, metric in localization.items()}
     values = {name: float(value) for name, value in values.items() if value is not None}  # None: the pair is left out
-    return values | {name: float(metric(probe, output, saliency)) for name, metric in faithfulness.items()}
+    judge = runner.judge_of(cell, probe)
+    return values | {name: float(metric(judge, output, saliency)) for name, metric in faithfulness.items()}
 
 
 def _closest(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> str:

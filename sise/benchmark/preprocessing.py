@@ -183,8 +183,9 @@ class Preprocessing:
         """A ground-truth mask on the grid of the network's input.
 
         Nearest neighbour with pixel centres: row i of H rows is row floor((i + 1/2) * h / H) of the h original ones,
-        and the same for columns (the rule of Pillow's NEAREST and torch's ``nearest-exact``). The geometry is that of
-        the image.
+        and the same for columns, computed in whole numbers: torch's ``nearest-exact``. Pillow's NEAREST has the same
+        rule, but where a centre lies exactly between two pixels its accumulated rounding decides. The geometry is that
+        of the image.
 
         Args:
             mask: (h, w) bool at the image's size.

@@ -239,6 +239,8 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
             check_network(cfg)
             choose("protocol.targets", cfg.protocol.targets, TARGETS)
             choose("protocol.fill", cfg.protocol.fill, FILLS)
+            choose("protocol.metric_fill", cfg.protocol.metric_fill, (None, *FILLS))
+            choose("protocol.metric_confidence", cfg.protocol.metric_confidence, (None, *CONFIDENCES))
             choose("protocol.on_nan", cfg.protocol.on_nan, ("fail", "zero"))
             choose("protocol.confidence", cfg.protocol.confidence, CONFIDENCES)
             choose("protocol.gradient", cfg.protocol.gradient, GRADIENT_SCORES)
@@ -510,9 +512,10 @@ def make_record(
     for name, metric in localization.items():
         values[name] = metric(saliency, mask)
         by_definition += [name] if undefined(metric, saliency, mask) else []
+    judge = judge_of(cell, probe)
     for name, metric in faithfulness.items():
-        values[name] = metric(probe, output, saliency)
-        by_definition += [name] if undefined(metric, probe, output, saliency) else []
+        values[name] = metric(judge, output, saliency)
+        by_definition += [name] if undefined(metric, judge, output, saliency) else []
     record = {"image_id": sample.image_id, "target": target, "class": cell.dataset.classes[target], "status": "ok"}
     record |= values | costs
     record |= {
@@ -527,13 +530,16 @@ def make_record(
 
 def remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> None:
     """Scores the whole image and the kept pixels of all maps in one batch, which the metrics find in the probe."""
-    kept = []
+    kept: dict[int, tuple[Probe, list[Tensor]]] = {}
     for cell, _, saliency, _ in explained:
+        judge = judge_of(cell, probe)
+        masks = kept.setdefault(id(judge), (judge, []))[1]
         for metric in cell.metrics[1].values():
             options = getattr(metric, "keywords", {})
-            kept += [keep_mask(s, **{k: options[k] for k in ("fraction", "rule") if k in options}) for s in saliency]
-    if kept:
-        probe.score_masks(torch.stack([torch.ones_like(kept[0]), *kept]))
+            masks += [keep_mask(s, **{k: options[k] for k in ("fraction", "rule") if k in options}) for s in saliency]
+    for judge, masks in kept.values():
+        if masks:
+            judge.score_masks(torch.stack([torch.ones_like(masks[0]), *masks]))
 
 
 def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exception) -> int:
@@ -612,6 +618,24 @@ def make_probe(cell: Cell, sample: Sample, scorer: Scorer, device: torch.device)
     masks.size, masks.device = probe.size, device
     probe.ground_truth = masks
     return probe
+
+
+def judge_of(cell: Cell, probe: Probe) -> Probe:
+    """What Drop and Increase read: the method's probe, or one with a fill or confidence of their own (M5, M6)."""
+    protocol = cell.cfg.protocol
+    confidence, fill = protocol.metric_confidence or protocol.confidence, protocol.metric_fill or protocol.fill
+    if (confidence, fill) == (protocol.confidence, protocol.fill):
+        return probe
+    if (confidence, fill) not in probe.judges:
+        probe.judges[confidence, fill] = Probe(
+            probe.network,
+            probe.image,
+            confidence=confidence,
+            fill=make_fill(fill, cell.model, probe.image),
+            scorer=probe.scorer,
+            classes=len(cell.model.classes),
+        )
+    return probe.judges[confidence, fill]
 
 
 class _Masks(dict):
