@@ -9,11 +9,13 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 
 from omegaconf import DictConfig
 
-from sise.benchmark import benchmark, cli
+from sise.benchmark import cli
 
 
 @cli.script("benchmark")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import benchmark  # --help must not wait for torch
+
     cli.prepare_process(cfg.engine)
     benchmark.run(cfg)
 

@@ -10,11 +10,13 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sise.benchmark import cli, estimate, runner, status
+from sise.benchmark import cli
 
 
 @cli.script("evaluate")
 def main(cfg: DictConfig) -> int:
+    from sise.benchmark import estimate, runner, status  # --help must not wait for torch
+
     cli.prepare_process(cfg.engine)
     overrides = HydraConfig.get().overrides.task
     shard = runner.Shard.parse(cfg.shard)

@@ -10,11 +10,13 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sise.benchmark import cli, explain
+from sise.benchmark import cli
 
 
 @cli.script("explain")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import explain  # --help must not wait for torch
+
     cli.prepare_process(cfg.engine)
     if explain.run(cfg, explain.compose_explainers(HydraConfig.get().overrides.task)):
         raise SystemExit(1)

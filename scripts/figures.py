@@ -10,11 +10,13 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sise.benchmark import cli, figures
+from sise.benchmark import cli
 
 
 @cli.script("figures")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import figures  # --help must not wait for torch
+
     cli.prepare_process(cfg.engine)
     for path in figures.draw(cfg, figures.compose_cells(cfg, HydraConfig.get().overrides.task)):
         print(path)

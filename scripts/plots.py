@@ -10,13 +10,15 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 
 from omegaconf import DictConfig, OmegaConf
 
-from sise.benchmark import cli, plots
+from sise.benchmark import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @cli.script("plots")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import plots  # --help must not wait for torch
+
     files = plots.plot(
         OmegaConf.to_container(cfg.table, resolve=True),
         outputs=cfg.outputs,

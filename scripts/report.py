@@ -9,11 +9,13 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 
 from omegaconf import DictConfig, OmegaConf
 
-from sise.benchmark import cli, report
+from sise.benchmark import cli
 
 
 @cli.script("report")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import report  # --help must not wait for torch
+
     print(f"-> {report.write(OmegaConf.to_container(cfg, resolve=True))}")
 
 

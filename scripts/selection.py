@@ -10,13 +10,15 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 
 from omegaconf import DictConfig
 
-from sise.benchmark import cli, selection
+from sise.benchmark import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @cli.script("selection")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import selection  # --help must not wait for torch
+
     cli.prepare_process(cfg.engine)
     selection.run(cfg, ROOT / cfg.published)
 

@@ -9,13 +9,15 @@ sys.path[:] = [str(Path(__file__).resolve().parents[1]), *(p for p in sys.path i
 
 from omegaconf import DictConfig, OmegaConf
 
-from sise.benchmark import cli, comparisons, tables
+from sise.benchmark import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @cli.script("tabulate")
 def main(cfg: DictConfig) -> None:
+    from sise.benchmark import comparisons, tables  # --help must not wait for torch
+
     definitions = {f.stem: OmegaConf.to_container(OmegaConf.load(f)) for f in sorted(ROOT.glob("configs/table/*.yaml"))}
     chosen = OmegaConf.to_container(cfg.table, resolve=True) if cfg.get("table") else None
     if chosen:

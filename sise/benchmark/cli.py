@@ -5,30 +5,44 @@ from __future__ import annotations
 import ctypes
 import difflib
 import functools
+import importlib.util
 import logging
 import math
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
-import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from sise.benchmark import process, sweeps
-from sise.benchmark.runner import Cell, message, name_of
+from sise.benchmark.command_line import (
+    UnknownOption,
+    as_typed,
+    check_settings_once,
+    for_hydra,
+    parsed,
+    settings_of,
+)
+from sise.benchmark.names import A_NAME, is_name
+from sise.benchmark.terminal import message, prepare_streams
 from sise.types import SuiteError, choose
+
+if TYPE_CHECKING:
+    from sise.benchmark.runner import Cell
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +54,18 @@ NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overw
 LISTS = ("audit", "captions", "classes", "controls", "explainers", "images", "models", "networks", "only", "overrides",
          "parts", "require")  # fmt: skip
 """Settings that are lists: a single value is a list of one."""
-EXPECTED = (SuiteError, OmegaConfBaseException, HydraException, OSError)
+NAMES = ("dataset.name", "model.name", "explainer.name", "protocol.name", "table.name", "experiment.name")
+"""Settings that files and folders are called by."""
+EXPECTED = (SuiteError, OmegaConfBaseException, HydraException, yaml.YAMLError, OSError)
 """What ends a command with a message."""
+LAUNCHERS = {
+    "joblib": ("joblib", "hydra_plugins.hydra_joblib_launcher"),
+    "slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "submitit_slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "submitit_local": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "ray": ("ray", "ray"),
+}
+"""Of a launcher: the extra that installs it, and the module that tells whether it is there."""
 
 
 def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = "evaluate") -> list[DictConfig]:
@@ -89,6 +113,8 @@ def _seeds(cell: dict) -> list[dict]:
 
 def _only(cfg: DictConfig, configs: list[DictConfig]) -> list[DictConfig]:
     """The cells that ``only`` names, or all."""
+    from sise.benchmark.runner import name_of  # here and below: a command's --help must not wait for torch
+
     if not cfg.get("only"):
         return configs
     names = {name_of(config): config for config in configs}
@@ -127,6 +153,8 @@ def _flat(cfg: DictConfig, *groups: str) -> dict[str, object]:
 
 def prepare_process(engine: DictConfig) -> None:
     """Settings of the whole process, which a command line may make and a library may not."""
+    import torch
+
     logging.getLogger("torchray").setLevel(logging.WARNING)
     process.use_threads(engine.threads)
     if engine.malloc and sys.platform == "linux" and not torch.cuda.is_available():
@@ -160,7 +188,7 @@ def say_failures(cells: Sequence[Cell], broken: Iterable[str], overrides: Sequen
             print(f"failed: {cell.name}: {what}", file=sys.stderr)
     names = [cell.name for cell in failed] + list(broken)
     if names:
-        kept = [o for o in overrides if o.split("=", 1)[0] not in ("only", "overwrite")]
+        kept = [as_typed(o) for o in overrides if o.split("=", 1)[0] not in ("only", "overwrite")]
         only = [f"only=[{','.join(names)}]"] if len(names) < len(cells) + len(list(broken)) else []
         print(f"again, just that: python {_script()} {shlex.join([*kept, *only])}".rstrip(), file=sys.stderr)
 
@@ -177,8 +205,8 @@ def say_done(cells: Sequence[Cell], limit: int | None) -> None:
 
 def _script() -> str:
     """The script as it was called, without folders above the repository."""
-    path = Path(sys.argv[0]).resolve()
-    return str(path.relative_to(CONFIGS.parent)) if path.is_relative_to(CONFIGS.parent) else path.name
+    path = _relative(Path(sys.argv[0]).resolve())
+    return path.name if path.is_absolute() else str(path)
 
 
 # ---------------------------------------------------------------------- the command
@@ -202,19 +230,21 @@ def script(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], C
 
         @functools.wraps(function)
         def command() -> None:
+            prepare_streams()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors of composition itself
-            words = sys.argv[1:]
+            typed, code = sys.argv[1:], 0
             try:
-                if all(not word.startswith("-") or word in ("-m", "--multirun") for word in words):
-                    _check_choices(_parsed(words), config_name)
+                sys.argv[1:] = _checked(typed, config_name)
                 task()
+                sys.stdout.flush()
             except EXPECTED as error:
-                print(f"error: {_explained(error, config_name, _parsed(words))}", file=sys.stderr)
+                print(f"error: {_explained(error, config_name, parsed(sys.argv[1:]))}", file=sys.stderr)
                 raise SystemExit(2) from None
             except KeyboardInterrupt:
                 print("interrupted; every record so far is kept, the same command goes on from here", file=sys.stderr)
                 raise SystemExit(130) from None
             finally:
+                sys.argv[1:] = typed
                 code = sweeps.report(f"python {_script()}")
             if code:
                 raise SystemExit(code)
@@ -248,6 +278,7 @@ def main(function: Callable[[DictConfig], int | None], config_name: str = "evalu
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """The same ends for a command whose options are argparse's (``--root`` where the others have ``dataset.root=``)."""
+    prepare_streams()
     try:
         yield
     except (SuiteError, OSError) as error:
@@ -275,6 +306,14 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
     for key in LISTS:
         if key in cfg and cfg[key] is not None and not isinstance(cfg[key], ListConfig):
             cfg[key] = [cfg[key]]
+    for key in ("dataset.loader", "model.loader", "explainer.call"):
+        group = key.partition(".")[0]
+        if (group, config_name) == ("dataset", "explain") or not isinstance(cfg.get(group), DictConfig):
+            continue
+        if not _has_target(cfg[group], key):
+            raise SuiteError(f"{key}: expected settings with a _target_, what to call; see configs/{group}/.")
+    if "budgets" in cfg and not isinstance(cfg.budgets, DictConfig):
+        raise SuiteError(f"budgets: expected settings by name; got budgets={cfg.budgets}")
     if "budget" in cfg and "budgets" in cfg:
         choose("budget", cfg.budget, list(cfg.budgets))
     least = 0 if config_name in ("evaluate", "status") else 1
@@ -286,10 +325,14 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
             "a name of letters, digits and . _ - that begins with a letter or digit",
             lambda v: v is not None and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(v))),
         ),
+        "image": ("a file, a folder of images, or a list of files", lambda v: v is None or v != []),
+        "target": ("a class by name or index, or a list of them", lambda v: v is None or v != []),
         "watch": ("null or seconds above 0", lambda v: v is None or (_number(v) and v > 0)),
         "estimate": ("true, false or seconds above 0", lambda v: isinstance(v, bool) or (_number(v) and v > 0)),
         "explainer.call.mu": ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1),
     }
+    rules |= dict.fromkeys(("out", "outputs", "results", "published", "page"), ("a path", lambda v: isinstance(v, str)))
+    rules |= dict.fromkeys(NAMES, (A_NAME, is_name))
     rules |= dict.fromkeys(("overwrite", "dry_run"), ("true or false", lambda v: isinstance(v, bool)))
     rules |= dict.fromkeys(
         ("count", "masks_per_layer", "rounds", "peers.rounds", "phases.rounds"),
@@ -301,8 +344,23 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
             node = OmegaConf.select(cfg, above) if above else cfg
             if isinstance(node, DictConfig) and name in node and not fits(node[name]):
                 raise SuiteError(f"{key}: expected {expected}; got {key}={node[name]}")
-        except InterpolationResolutionError:  # of another setting that is unknown: the script says which
+        except (InterpolationResolutionError, MissingMandatoryValue):  # of another setting: the script says which
             continue
+    if "device" in cfg:
+        _check_device(cfg.device)
+
+
+def _has_target(group: DictConfig, key: str) -> bool:
+    node = OmegaConf.select(group, key.partition(".")[2])
+    return isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
+
+
+def _check_device(name: object) -> None:
+    """Refuses a device that is not there, also where nothing would be computed on it."""
+    if name not in ("auto", "cpu"):
+        from sise.benchmark.runner import choose_device
+
+        choose_device(str(name))
 
 
 def _number(value: object) -> bool:
@@ -316,16 +374,28 @@ def _whole(value: object, least: int) -> bool:
 # ---------------------------------------------------------------------- names that do not exist
 
 
-def _parsed(words: Sequence[str]) -> list[Override]:
-    """The overrides among a command line's words, as far as they can be read."""
-    found = []
-    for word in words:
-        if not word.startswith("-") and "=" in word:
-            try:
-                found += OverridesParser.create().parse_overrides([word])
-            except HydraException:  # Hydra says what is wrong with it
-                continue
-    return found
+def _checked(words: Sequence[str], config_name: str) -> list[str]:
+    """The command line's words as Hydra is to read them.
+
+    Raises:
+        SuiteError: If a word is no setting, or an option or launcher that there is not is asked for.
+    """
+    try:
+        check_settings_once(list(settings_of(words)))
+    except UnknownOption as option:
+        raise SuiteError(_as_setting(option, config_name)) from None
+    words = for_hydra(words)
+    if all(not word.startswith("-") or word in ("-m", "--multirun") for word in words):
+        _check_choices(parsed(words), config_name)
+    return words
+
+
+def _as_setting(option: UnknownOption, config_name: str) -> str:
+    """How ``--explainer sise`` is written here."""
+    known = _known_settings(config_name, [])
+    near = [option.key] if option.key in known else _nearest(option.key, known)
+    key = near[0] if near else option.key
+    return f"{option.word}: settings are written key=value here: {key}={option.value or '...'}; --help shows all."
 
 
 def _check_choices(overrides: Sequence[Override], config_name: str) -> None:
@@ -335,43 +405,110 @@ def _check_choices(overrides: Sequence[Override], config_name: str) -> None:
     """
     for override in overrides:
         group = override.key_or_group
+        if group.partition("/")[0] == "hydra" and "." not in group and override.value() is None:
+            raise SuiteError(f"{override.input_line}: expected a name; leave it out for Hydra's own choice.")
+        if group == "hydra/launcher":
+            _check_launcher(str(override.value()))
+            continue
         options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
-        if options and group != "hydra/launcher":
-            values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-            for value in values:
-                if isinstance(value, list) and (config_name, group) != ("explain", "explainer"):
-                    words = ",".join(map(str, value))
-                    sweep = f", or a sweep: -m {group}={words}" if config_name == "evaluate" else ""
-                    raise SuiteError(f"{override.input_line}: expected one {group} at a time{sweep}")
-                for name in value if isinstance(value, list) else [value]:
-                    if name is not None:
-                        choose(group, str(name), options)
+        if options and override.is_delete():
+            wanted = ", ".join(options)
+            raise SuiteError(f"{override.input_line}: the {group} cannot be taken away; expected one of {wanted}")
+        if not options or isinstance(override.value(), Glob):
+            continue
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        for value in values:
+            if isinstance(value, list) and (config_name, group) != ("explain", "explainer"):
+                words = ",".join(map(str, value))
+                sweep = f", or a sweep: -m {group}={words}" if config_name == "evaluate" else ""
+                raise SuiteError(f"{override.input_line}: expected one {group} at a time{sweep}")
+            for name in value if isinstance(value, list) else [value]:
+                if name is None:
+                    raise SuiteError(f"{override.input_line}: expected one of {', '.join(options)}; or leave it out.")
+                choose(group, str(name), options)
+
+
+def _check_launcher(name: str) -> None:
+    """Whether what a launcher needs is installed, before Hydra fails to find it.
+
+    Raises:
+        SuiteError: If not; the message says how to install it.
+    """
+    if name not in LAUNCHERS:
+        return
+    extra, module = LAUNCHERS[name]
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it is missing
+        there = False
+    if not there:
+        raise SuiteError(f"hydra/launcher={name} needs an extra: pip install -e '.[{extra}]'; see docs/running.md.")
+    if name in ("slurm", "submitit_slurm") and shutil.which("srun") is None:
+        raise SuiteError(
+            f"hydra/launcher={name} needs Slurm, and there is no srun here; hydra/launcher=submitit_local runs the "
+            "same jobs on this machine."
+        )
 
 
 def _explained(error: Exception, config_name: str, overrides: Sequence[Override]) -> str:
     """The error's message; where a setting is unknown, the settings that were probably meant."""
-    if isinstance(error, SuiteError | OSError):
-        return message(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        what = f"{error.problem}{f' ({error.context})' if error.context else ''}"
+        return f"{_relative(Path(mark.name))}, line {mark.line + 1}: {what}; check the indentation there and above."
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: {error}"
-    if launcher := [o.value() for o in overrides if o.key_or_group == "hydra/launcher"]:
-        return (
-            f"{message(error)}\nhydra/launcher={launcher[0]} may need an extra: pip install -e '.[joblib]', '.[slurm]' "
-            "or '.[ray]'; see docs/running.md."
-        )
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        groups = [o.input_line for o in overrides if (CONFIGS / o.key_or_group).is_dir() and not o.is_sweep_override()]
-        known = OmegaConf.to_container(compose(config_name, [o for o in groups if not o.startswith("hydra")]))
-    settings = {*known, *_keys(known), *(p.name for p in CONFIGS.iterdir() if p.is_dir())}
+        key, _, value = str(error.override).partition("=")
+        quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+        return f"cannot read {error.override!r}: {error}\nIf the value is a text, quote it twice: {quoted}"
+    if isinstance(error, SuiteError | yaml.YAMLError) or (
+        isinstance(error, OSError) and not isinstance(error, HydraException)  # some of Hydra's are both
+    ):
+        return message(error)
+    known = _known_settings(config_name, overrides)
     for override in overrides:
         key = override.key_or_group
-        if key not in settings and not key.startswith("hydra") and not override.is_add():
-            depth = [name for name in sorted(settings) if name.count(".") == key.count(".")]
-            near = difflib.get_close_matches(key, depth, n=3, cutoff=0.7)
-            near = near or [name for name in sorted(settings) if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:3]
+        if key not in known and not key.startswith("hydra") and not override.is_add():
+            above, _, last = key.rpartition(".")
+            if above in known and not any(name.startswith(f"{above}.") for name in known):
+                value = override.input_line.partition("=")[2]
+                return f"{above} has no settings of its own here; give it as a whole: '{above}={{{last}:{value}}}'"
+            near = _nearest(key, known)
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else " See --help for all of them."
             return f"unknown setting {key!r} in {override.input_line!r}.{hint}"
     return message(error)
+
+
+def _known_settings(config_name: str, overrides: Sequence[Override]) -> set[str]:
+    """Every dotted key of the command's configuration with these groups chosen, and the groups."""
+    groups = [
+        override.input_line
+        for override in overrides
+        if (CONFIGS / override.key_or_group / f"{override.value()}.yaml").is_file()
+        and not (override.is_add() or override.package or override.key_or_group.startswith("hydra"))
+    ]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(config_name, groups)
+    return {*_keys(OmegaConf.to_container(cfg)), *(p.name for p in CONFIGS.iterdir() if p.is_dir())}
+
+
+def _nearest(key: str, known: Iterable[str]) -> list[str]:
+    """At most three settings that were probably meant by an unknown one, the likeliest first."""
+    known = sorted(known, key=lambda name: (name.count("."), name))
+    head, last = key.split(".")[0], key.rsplit(".", 1)[-1]
+    inside = [name for name in known if name.startswith(f"{head}.")]
+    ends = {name.rsplit(".", 1)[-1]: name for name in reversed(inside)}
+    same_depth = [name for name in known if name.count(".") == key.count(".")]
+    candidates = (
+        [name for name in inside if name.rsplit(".", 1)[-1] == last],  # explainer.mu: explainer.call.mu
+        [ends[end] for end in difflib.get_close_matches(last, ends, n=3, cutoff=0.7)],
+        difflib.get_close_matches(key, same_depth, n=3, cutoff=0.7),
+        [name for name in known if name.rsplit(".", 1)[-1] == last],  # root: dataset.root
+    )
+    return next((found[:3] for found in candidates if found), [])
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(CONFIGS.parent) if path.is_relative_to(CONFIGS.parent) else path
 
 
 def _keys(node: object, above: str = "") -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,14 +29,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from metrics import keep_mask, undefined
 from sise.benchmark.code_version import code_of, other_code
+from sise.benchmark.names import check_names
 from sise.benchmark.process import CrowdWatch
 from sise.benchmark.records import DiskFull, RunFolder, environment
 from sise.benchmark.score_cache import ScoreCache
 from sise.benchmark.structure import structure_of
+from sise.benchmark.terminal import Progress, message
 from sise.maps import over_map
 from sise.probe import CONFIDENCES, GRADIENT_SCORES, Probe
 from sise.scoring import PRECISIONS, Scorer
@@ -196,9 +196,16 @@ class Cell:
 
 
 def name_of(cfg: DictConfig, dataset: str | None = None) -> str:
-    """A cell's name; the dataset's is its config's before it is loaded."""
+    """A cell's name; the dataset's is its config's before it is loaded.
+
+    Raises:
+        SuiteError: If a part of it would make another folder than one below ``outputs``.
+    """
     seed = f"-seed{cfg.seed}" if cfg.explainer.stochastic else ""
-    return f"{dataset or cfg.dataset.name}/{cfg.model.name}/{cfg.explainer.name}/{cfg.variant}{seed}"
+    parts = {"dataset": dataset or cfg.dataset.name, "model": cfg.model.name, "explainer": cfg.explainer.name}
+    parts["variant"] = f"{cfg.variant}{seed}"
+    check_names(**parts)
+    return "/".join(parts.values())
 
 
 def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = None) -> list[Cell]:
@@ -297,16 +304,6 @@ def check_network(cfg: DictConfig) -> None:
             )
 
 
-def message(error: BaseException) -> str:
-    """What a user needs to know of an error: the suite's own message, where Hydra wrapped it; of a file, which."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"cannot use {error.filename}: {error.strerror}; give a place that can be read and written."
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, SuiteError):
-        cause = cause.__cause__
-    return str(cause or error)
-
-
 def run(
     cells: Sequence[Cell],
     *,
@@ -399,8 +396,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
             settings |= {"engine": OmegaConf.to_container(engine)}
             cell.folder.add_environment(environment(device) | settings)
         what = f"{place}{dataset.name} × {model.name}" + (f", shard {shard.number}/{shard.count}" if shard.name else "")
-        interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds between updates: a log file needs few
-        bar = stack.enter_context(tqdm(wanted.items(), desc=what, unit="image", mininterval=interval))
+        bar = stack.enter_context(Progress(wanted.items(), desc=what, unit="image"))
         watch = CrowdWatch(torch.get_num_threads())
         for image_id, needing in bar:
             needing = [cell for cell in needing if not cell.problem]
@@ -455,7 +451,7 @@ def _opened(cell: Cell, stack: ExitStack) -> bool:
     return not cell.problem
 
 
-def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: tqdm) -> int:
+def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress) -> int:
     """Explains one image with every cell, then scores all their maps with one batch of passes, then saves."""
     failed = 0
     explained: list[tuple[Cell, list[int], Tensor, dict[str, Any]]] = []
@@ -703,7 +699,9 @@ def choose_device(name: str, shard: Shard = EVERYTHING) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SuiteError(f"device={name} is not available here ({error}); use device=cpu or device=auto.") from error
+        count = torch.cuda.device_count()
+        there = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))])
+        raise SuiteError(f"device={name} is not available here; expected one of: {there}.") from error
     return device
 
 
