@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ from torch import Tensor, nn
 from sise.maps import upsample
 from sise.torch_state import ONE_AT_A_TIME, generator_kept, generator_state
 from sise.types import SuiteError, choose
+
+if TYPE_CHECKING:
+    from torch import fx
 
 log = logging.getLogger(__name__)
 
@@ -409,16 +414,42 @@ def _packed(segments: Sequence[Segment], batch: int) -> Iterator[tuple[Segment, 
 
 def _lossless_copy(network: nn.Module) -> nn.Module | None:
     """A copy with each batch normalisation folded into the convolution before it, where it can be traced."""
+    from torch import fx
     from torch.fx.experimental.optimization import fuse
 
     duplicate = copied(network)
     if duplicate is None:
         return None
     try:
-        return fuse(duplicate, inplace=True)
+        with ONE_AT_A_TIME:
+            graph = _tracer_of_this_thread().trace(duplicate)
+        return fuse(fx.GraphModule(duplicate, graph), inplace=True, no_trace=True)
     except Exception as error:  # untraceable networks run unfolded
         log.debug("network cannot be traced for folding: %s", error)
         return copied(network)
+
+
+def _tracer_of_this_thread() -> fx.Tracer:
+    """A tracer that leaves networks alone that other threads run meanwhile; it replaces methods of all torch modules.
+
+    Torch's own would take their calls for calls of modules of the traced network, and raise in the other thread.
+    """
+    from torch import fx
+
+    thread = threading.get_ident()
+
+    class Tracer(fx.Tracer):
+        def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+            if threading.get_ident() != thread:
+                return forward(*args, **kwargs)
+            return super().call_module(m, forward, args, kwargs)
+
+        def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+            if threading.get_ident() != thread:
+                return attr_val
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    return Tracer()
 
 
 def copied(network: nn.Module) -> nn.Module | None:
