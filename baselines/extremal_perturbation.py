@@ -153,10 +153,10 @@ def optimise_masks(
     levels = blur_pyramid(images.detach(), num_levels, max_blur)
     to_mask = SmoothMask(tuple(images.shape[-2:]), step, sigma, device, exact)
     pixels = math.prod(to_mask.padded_size)
-    ideal = torch.ones(count, pixels, device=device)
+    ideal = torch.ones(count, pixels, dtype=torch.float32, device=device)
     for row, area in zip(ideal, areas, strict=True):
         row[: int(pixels * (1 - area))] = 0
-    values = torch.ones(count, *to_mask.grid_size, device=device)
+    values = torch.ones(count, *to_mask.grid_size, dtype=torch.float32, device=device)
     velocity, weight = None, AREA_WEIGHT
     for iteration in range(max_iter - 1):
         with torch.enable_grad():
@@ -208,8 +208,8 @@ class SmoothMask:
 
     def _offsets(self, sigma: float) -> Tensor:
         """(R, step) signed distance along one axis from each pixel of a cell to the R parameters around it."""
-        parameter = torch.arange(2 * self.reach + 1)[:, None] - self.padding
-        return torch.arange(self.step) - (sigma + self.step * parameter)
+        parameter = torch.arange(2 * self.reach + 1, device="cpu")[:, None] - self.padding
+        return (torch.arange(self.step, device="cpu") - (sigma + self.step * parameter)).float()
 
     def __call__(self, values: Tensor) -> Tensor:
         """(N, h, w) parameters in [0, 1] -> (N, H', W') masks with margin; differentiable."""
@@ -285,7 +285,8 @@ def _row_blocks(around: Tensor, bumps: Tensor) -> list[slice]:
 def blur_pyramid(images: Tensor, num_levels: int, max_blur: float) -> Tensor:
     """(N, C, H, W) -> (N, L, C, H, W), from the strongest blur to the images themselves, equal steps of sigma."""
     with torch.no_grad():
-        sigmas = [float((1 - level) * max_blur) for level in torch.linspace(0, 1, num_levels)]
+        numbers = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+        sigmas = [float((1 - level) * max_blur) for level in torch.linspace(0, 1, num_levels, **numbers)]
         return torch.stack([gaussian_blur(images, sigma) for sigma in sigmas], dim=1)
 
 
@@ -315,7 +316,9 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     if width == 0:
         return maps
     offsets = torch.arange(-width, width + 1, dtype=torch.float32, device=maps.device)
-    spread = torch.tensor(sigma, device=maps.device) * math.sqrt(2) + torch.finfo(torch.float32).eps
+    spread = (
+        torch.tensor(sigma, dtype=torch.float32, device=maps.device) * math.sqrt(2) + torch.finfo(torch.float32).eps
+    )
     kernel = torch.exp(-((offsets / spread) ** 2))
     kernel = (kernel / kernel.sum()).to(maps.dtype)
     channels = maps.shape[1]

@@ -83,11 +83,12 @@ def full_gradients(
         convolutions and batch normalisation, (C,) for linear layers.
     """
     outputs: list[tuple[Tensor, Tensor]] = []
+    done = False  # a network with checkpoints runs parts of itself again in the backward pass
     thread = threading.get_ident()  # others may score images with the network meanwhile
 
     def keep(bias: Tensor) -> Callable:
         def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
-            if threading.get_ident() != thread:
+            if threading.get_ident() != thread or done:
                 return None
             outputs.append((output, bias))
             return output.clone()  # what follows may work in place
@@ -104,6 +105,7 @@ def full_gradients(
             image = probe.image.detach().clone().requires_grad_()
             scores = probe.network(image.clone())[0]  # it may write into its input
             probe.count(forward=1)
+            done = True
             return [_terms(probe, scores[target], image, outputs, simple) for target in targets]
     finally:
         for handle in handles:

@@ -82,6 +82,12 @@ def explain(
             check_layers(model, layers, size, channels=channels)
         gradient = "log_odds" if confidence == "softmax" else "logit"
         probe = Probe(model, image.clone(), layers=layers, confidence=confidence, gradient=gradient)
+        scores = probe.scores()
+        if confidence == "softmax" and (scores >= 0).all() and abs(float(scores.sum()) - 1) < 1e-4:
+            log.warning(
+                "the scores of the image are positive and add up to 1: if they are probabilities, take the softmax out "
+                'of the model, or give confidence="logit", which takes them as they are'
+            )
         targets = _targets(target, probe)
         saliency = explainer(probe, targets)
     for remark in probe.remarks:
@@ -115,6 +121,12 @@ def _one_image(model: nn.Module, image: Any) -> Tensor:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), image)
     if parameter.device != image.device:
         raise SuiteError(f"the image is on {image.device}, the model on {parameter.device}: image.to(...) that device.")
+    if image.layout != torch.strided:
+        raise SuiteError(f"the image is {image.layout}, expected a dense tensor: image.to_dense().")
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise SuiteError(
+            "the model was made or loaded inside torch.inference_mode(), so it can have no gradients: make it outside."
+        )
     if parameter.dtype != torch.float32:
         raise SuiteError(f"the model is {parameter.dtype}, expected float32: explain model.float().")
     return image

@@ -347,6 +347,8 @@ def check_layers(
         if shape is None or len(shape) != len(image_size) + 2:
             got = "something else than one tensor" if shape is None else f"{shape}"
             raise SuiteError(f"layer {layer!r} puts out {got}; expected a layer of feature maps {maps}. {_ADVICE}")
+        if max(shape[2:]) == 1 < max(image_size):
+            raise SuiteError(f"layer {layer!r} puts out {shape}: one pixel per channel has no place in the image.")
         transposed = _like_image(shape[1:-1], image_size) and not _like_image(shape[2:], image_size)
         if transposed and max(shape[1:-1]) > 1:
             raise SuiteError(

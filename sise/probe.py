@@ -760,7 +760,12 @@ def take_gradients(
     connected = {name: tensor for name, tensor in tensors.items() if scalar.requires_grad and tensor.requires_grad}
     found: dict[str, Tensor | None] = {}
     if connected:
-        values = torch.autograd.grad(scalar, list(connected.values()), retain_graph=retain_graph, allow_unused=True)
+        try:
+            values = torch.autograd.grad(scalar, list(connected.values()), retain_graph=retain_graph, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # an operation in the network that has no gradient, or not in this way
+            raise SuiteError(f"the network has no gradient that torch can compute: {error}") from error
         found = dict(zip(connected, values, strict=True))
     lacking = [name for name in tensors if found.get(name) is None and name not in unused]
     if lacking:

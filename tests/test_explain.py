@@ -246,6 +246,8 @@ def test_targets_by_name_and_index():
 def test_a_number_that_is_no_index_is_no_target():
     with pytest.raises(SuiteError, match=r"target=2\.5: the network has no class"):
         explain.find_targets(2.5, ["a", "b", "c"])
+    with pytest.raises(SuiteError, match="names no class"):
+        explain.find_targets([], ["a", "b", "c"])
 
 
 def test_a_wrong_target_stops_before_the_first_image(ask, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 import sys
 from pathlib import Path
 from urllib.error import URLError
@@ -364,7 +365,7 @@ class TestImageNet:
         with pytest.raises(SuiteError, match=r"squeezenet1_1-[0-9a-f]{8}\.pth.*could not be downloaded"):
             imagenet("squeezenet1_1")
         torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
-        with pytest.raises(SuiteError, match="do not fit SqueezeNet"):
+        with pytest.raises(SuiteError, match=r"51 of 52 tensors .* missing, e\.g\. features\.0\.bias .*architecture\?"):
             imagenet("squeezenet1_1", weights=tmp_path / "other.pth")
 
 
@@ -411,6 +412,28 @@ class TestCheckpoints:
         unnamed = imagenet("squeezenet1_1", weights=path)
         assert unnamed.classes == tuple(f"class {i}" for i in range(5)) and unnamed.weights_hash == model.weights_hash
 
+    @pytest.mark.parametrize(
+        ("prefix", "others", "words"),
+        [
+            ("model.", {"criterion.weight": torch.ones(5)}, r"left out 1: criterion\.weight$"),
+            ("net.", "ema_net.", r"left out \d+: ema_net\..*\.\.\.$"),
+            ("", "averaged.", r"at its top; left out \d+: averaged\."),
+            ("module.net.", {"module.net.total_ops": torch.zeros(1), "module.net.features.0.total_ops": torch.zeros(1)},
+             "left out 2: module.net.total_ops"),
+        ],
+        ids=["loss", "averaged", "averaged beside", "profiled"],
+    )  # fmt: skip
+    def test_what_else_lies_in_it_is_left_out_and_named(self, small, tmp_path, caplog, prefix, others, words):
+        network, path = randomised(small(5)), tmp_path / "mine.pth"
+        state = {prefix + key: value for key, value in network.state_dict().items()}
+        if isinstance(others, str):
+            others = {others + key: value + 1.0 for key, value in network.state_dict().items()}
+        torch.save({"state_dict": others | state}, path)
+        model, image = imagenet("squeezenet1_1", weights=path), torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(model.network(image), network(image))
+        assert re.search(words, caplog.messages[0])
+
     def test_mistakes(self, small, tmp_path):
         torch.save(small(5).state_dict(), tmp_path / "five.pth")
         (tmp_path / "names.txt").write_text("ant\nbee\n")
@@ -420,10 +443,16 @@ class TestCheckpoints:
             imagenet("squeezenet1_1", weights=tmp_path / "five.pth", classes=tmp_path / "nowhere.txt")
         with pytest.raises(SuiteError, match=r"none is known to be one of voc's; .*model.classes"):
             imagenet("squeezenet1_1", weights=tmp_path / "five.pth", classes_of="voc")
-        state = {"a." + key: value for key, value in small(5).state_dict().items()} | {"b.x": torch.zeros(1)}
-        torch.save(state, tmp_path / "two.pth")
-        with pytest.raises(SuiteError, match="do not fit Small"):
-            imagenet("squeezenet1_1", weights=tmp_path / "two.pth")
+        larger = small(5).state_dict() | {"features.9.weight": torch.zeros(1)}
+        torch.save({"a." + key: value for key, value in larger.items()}, tmp_path / "larger.pth")
+        with pytest.raises(SuiteError, match=r"does not fit Small: Unexpected key\(s\) .*features\.9\.weight"):
+            imagenet("squeezenet1_1", weights=tmp_path / "larger.pth")
+        smaller = small(5).state_dict()
+        first = next(iter(smaller))
+        del smaller[first]
+        torch.save({"net." + key: value for key, value in smaller.items()}, tmp_path / "smaller.pth")
+        with pytest.raises(SuiteError, match=rf"1 of \d+ tensors of Small are missing, e\.g\. {first} "):
+            imagenet("squeezenet1_1", weights=tmp_path / "smaller.pth")
         (tmp_path / "bad.safetensors").write_bytes(b"nothing")
         with pytest.raises(SuiteError, match=r"safetensors"):
             imagenet("squeezenet1_1", weights=tmp_path / "bad.safetensors")
@@ -589,6 +618,16 @@ def words():
         loaded = models.module("my_networks.make", args={"width": 5}, weights=folder / "w.pth")
         assert loaded.weights_hash == models.weights_hash(model.network) and "w.pth" in loaded.note
 
+    def test_random_weights_are_said(self, folder, caplog):
+        options = {"input": {"scale": 1, "size": [40, 60]}}
+        made = models.module("my_networks.Mine", args={"width": 6}, **options)
+        assert "RANDOM WEIGHTS in 6 tensors (e.g. body.0.weight)" in made.note and made.note in caplog.text
+        caplog.clear()
+        torch.save(made.network.state_dict(), folder / "w.pth")
+        models.module("my_networks.Mine", args={"width": 6}, weights=folder / "w.pth", **options)
+        models.module("my_networks.ready", **options)
+        assert not caplog.text
+
     def test_a_network_that_brings_its_configuration(self):
         pytest.importorskip("timm")
         model = models.module("timm.create_model", args={"model_name": "test_resnet"}, geometry="center_crop")
@@ -600,15 +639,17 @@ def words():
             ("my_networks.Mein", "could not be made .*Mein"),
             ("no_such_package.Mine", "could not be made .*no_such_package"),
             ("my_networks.broken", r"could not be made \(KeyError: 'lost'\)"),
+            ("my_networks.py:Mine", r"could not be made .* write model\.target=mynet\.Net"),
             ("my_networks.words", "makes str, expected a torch.nn.Module"),
             ("my_networks.number", "could not be made"),
             ("my_networks.maps", r"returns \(1, 4, 222, 222\) for one image; expected scores \(1, K\)"),
             ("my_networks.Small", r"does not run on an image of \(1, 1, 224, 224\).*model.input.size"),
         ],
     )
-    def test_mistakes(self, target, message):
-        with pytest.raises(SuiteError, match=message):
+    def test_mistakes(self, target, message, caplog):
+        with caplog.at_level("DEBUG"), pytest.raises(SuiteError, match=message):
             models.module(target)
+        assert not [record for record in caplog.records if record.name.startswith("hydra")]  # the message says it all
 
 
 class TestEfficientNetLite0:

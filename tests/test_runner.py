@@ -66,6 +66,16 @@ def test_every_pair_gets_a_record_and_failures_are_kept(config):
     assert any("unknown" in note for note in cell.identity()["budget_notes"])
 
 
+def test_what_an_explainer_remarks_is_in_its_records(config):
+    configs = config("explainer=full_grad"), config("explainer=grad_cam")
+    cells = runner.make_cells(configs)
+    cells[0].model.network.stage1[2] = torch.nn.SiLU().eval()
+    assert cells[0].model is cells[1].model
+    runner.run(cells, limit=1)
+    assert {tuple(r.get("remarks", ())) for r in records(cells[0]).values()} == {("incomplete_decomposition",)}
+    assert not any("remarks" in r for r in records(cells[1]).values())
+
+
 def test_a_second_run_does_only_what_is_missing(config):
     run(config("explainer=sise"), limit=2)
     _, (cell,) = run(config("explainer=sise"), limit=2)

@@ -16,7 +16,7 @@ import yaml
 from sise.benchmark import tables
 from sise.benchmark.records import RunFolder
 from sise.benchmark.tables import build, find_runs, rank, status, tabulate, tex
-from sise.types import SuiteError
+from sise.types import REMARKS, SuiteError
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "results/published/published_results.csv"
@@ -91,6 +91,13 @@ def test_counts_of_undefined_missing_and_failed(tmp_path):
     assert "pairs with a result: 3 of 5" in foot
     assert c["status"] == "partial"
     assert "&lt;b>" in tables.to_markdown(table)
+
+
+def test_maps_with_a_remark_are_counted(tmp_path):
+    make_run(tmp_path, "full_grad", [ok("1", remarks=["incomplete_decomposition"]), ok("2")])
+    make_run(tmp_path, "sise", [ok("1"), ok("2")])
+    foot = make_table(tmp_path).notes
+    assert f"VGG16, FullGrad: 1 of 2 maps: {REMARKS['incomplete_decomposition']}." in foot
 
 
 def test_a_missing_value_alone_makes_a_cell_partial(tmp_path):

@@ -266,6 +266,57 @@ def test_a_remark_is_on_the_bill_of_its_explainer():
     assert first.remarks == probe.remarks == ["incomplete_decomposition"] and not second.remarks
 
 
+def checkpointed(network, x, reentrant=False):
+    return torch.utils.checkpoint.checkpoint(network, x, use_reentrant=reentrant)
+
+
+def test_full_grad_of_a_network_that_runs_parts_again_in_the_backward_pass():
+    expected = sise.explain(cnn(), IMAGE, 2, explainer=full_grad)
+    assert same(sise.explain(Around(checkpointed), IMAGE, 2, explainer=full_grad), expected)
+    with pytest.raises(SuiteError, match="no gradient that torch can compute: When use_reentrant=True"):
+        sise.explain(Around(partial(checkpointed, reentrant=True)), IMAGE, 2, explainer=full_grad)
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return cnn()
+
+
+@pytest.mark.parametrize(
+    ("network", "image", "options", "words"),
+    [
+        (made_in_inference_mode, IMAGE, {}, r"inside torch\.inference_mode\(\)"),
+        (cnn, IMAGE.to_sparse(), {}, r"expected a dense tensor: image\.to_dense\(\)"),
+        (cnn, IMAGE, {"layers": ["9"]}, "one pixel per channel has no place in the image"),
+    ],
+    ids=["inference tensors", "sparse", "one pixel"],
+)
+def test_what_cannot_be_explained_and_why(network, image, options, words):
+    with pytest.raises(SuiteError, match=words):
+        sise.explain(network(), image, 2, **options)
+
+
+def test_probabilities_for_scores_are_said(caplog):
+    sise.explain(Around(lambda network, x: network(x).softmax(1)), IMAGE, 2, explainer=grad_cam)
+    assert "take the softmax out of the model" in caplog.text
+    caplog.clear()
+    sise.explain(Around(lambda network, x: network(x).softmax(1)), IMAGE, 2, explainer=grad_cam, confidence="logit")
+    assert not caplog.text
+
+
+@every
+def test_the_callers_modes_and_defaults_change_nothing(explainer):
+    network = cnn()
+    expected = sise.explain(network, IMAGE, 2, explainer=explainer)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert same(sise.explain(network, IMAGE * 1, 2, explainer=explainer), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same(sise.explain(network, IMAGE, 2, explainer=explainer), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 # ---------------------------------------------------------------- threads
 
 

@@ -120,7 +120,8 @@ def find_targets(asked: Any, classes: Sequence[str]) -> list[int] | None:
         One index each, without repetition; None if nothing is asked for.
 
     Raises:
-        SuiteError: On an unknown name, with the nearest ones, a name that two classes have, or an index out of range.
+        SuiteError: On an unknown name, with the nearest ones, a name that two classes have, an index out of range, or
+            nothing in a list.
     """
     if asked is None:
         return None
@@ -144,6 +145,8 @@ def find_targets(asked: Any, classes: Sequence[str]) -> list[int] | None:
             names = ", ".join(f"{classes[i]} ({i})" for i in list(dict.fromkeys(near))[:8])
             hint = f"the nearest are: {names}" if names else "none is near; an index does as well"
             raise SuiteError(f"target={one}: the network has no class of this name; {hint}.")
+    if not found:
+        raise SuiteError("target=[] names no class; leave it out for the best class of each image.")
     return list(dict.fromkeys(found))
 
 

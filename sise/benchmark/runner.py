@@ -480,6 +480,8 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress) -
             "forward_passes": bill.forward * share,
             "backward_passes": bill.backward * share,
         }
+        if bill.remarks:
+            costs["remarks"] = list(bill.remarks)
         explained.append((cell, targets, saliency, costs))
     if explained:
         with suppress(Exception):  # what fails here fails again below, for its own cell

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from metrics import arithmetic
 from sise.benchmark.code_version import doubts
 from sise.benchmark.records import RunFolder, without_folders
 from sise.benchmark.statistics import clustered_standard_error, per_image
-from sise.types import SuiteError, choose
+from sise.types import REMARKS, Remark, SuiteError, choose
 
 __all__ = ["Column", "Run", "Table", "build", "find_runs", "status", "tabulate"]
 
@@ -34,7 +35,7 @@ METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")  # fractions, percent i
 COSTS = ("seconds", "forward_passes", "backward_passes")
 LOWER_IS_BETTER = ("Drop%", *COSTS)
 NOT_METRICS = ("image_id", "target", "class", "status", "reason", "confidence", "mask_fraction", "undefined",
-               "difficult", "session")  # fmt: skip
+               "remarks", "difficult", "session")  # fmt: skip
 PUBLISHED_NAMES = {"seconds": "Runtime (s)"}
 LABELS = {
     "vgg16": "VGG16", "resnet50": "ResNet-50", "resnet101": "ResNet-101", "efficientnet_lite0": "EfficientNet-Lite0",
@@ -478,6 +479,9 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
             counted = [f"{metric} {cell[kind]}" for metric, cell in cells.items() if cell[kind]]
             if counted:
                 notes.append(f"{who}: {words}: {', '.join(counted)}.")
+        remarks = Counter(remark for run in group for remark in _remarks(run))
+        for remark, count in remarks.items():
+            notes.append(f"{who}: {count} of {sum(len(run.ok) for run in group)} maps: {REMARKS[remark]}.")
         if len(group) > 1:
             spread = [f"{metric} {cell['seed s.d.']:.2f}" for metric, cell in cells.items()]
             notes.append(f"{who}: mean of {len(group)} seeds; s.d. across seeds: {', '.join(spread)}.")
@@ -488,6 +492,13 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
         notes += _unequal_pairs(model, {c: g for (m, c), g in shown.items() if m == model})
         notes += _arithmetic(table, model, {c: g for (m, c), g in shown.items() if m == model})
     return notes
+
+
+def _remarks(run: Run) -> list[Remark]:
+    """What the explainer found that its maps need to have said, once per map."""
+    if "remarks" not in run.ok:
+        return []
+    return [remark for remarks in run.ok["remarks"] if isinstance(remarks, list) for remark in remarks]
 
 
 def _unequal_pairs(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[str]:
