@@ -1,10 +1,11 @@
 # make tables   environment, main job on the embedded data, tables in results/
 # make test     environment, tests
+# make test-cpus   the numeric tests as other CPUs would run them, a few minutes
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: tables test install clean
+.PHONY: tables test test-cpus install clean
 
 tables: install
 	$(RUN) scripts/evaluate.py experiment=sise_table1 limit=44
@@ -14,6 +15,9 @@ tables: install
 test: install
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest
+
+test-cpus: install
+	$(RUN) tests/cpus.py
 
 install: $(VENV)/installed
 

@@ -595,3 +595,12 @@ class TestRun:
         for _, of_fill in u5.groupby("in SISE"):  # the map is one, whatever the metric shows
             assert of_fill["EBPG"].nunique() == 1
         assert set(done["U6"].rows["gradient"]) == {"log_odds", "softmax_f32"}
+
+
+@pytest.mark.parametrize(("error", "state", "words"), [(0.0, "ok", "to the last bit"), (3e-7, "warning", "3.0e-07")])
+def test_places_of_a_batch_are_measured_on_this_machine(monkeypatch, error, state, words):
+    cpu = torch.device("cpu")
+    assert doctor.batch_places(cpu).state == "ok"  # conftest and the commands set what MKL needs
+    monkeypatch.setattr(doctor.Scorer, "check_places", lambda self, image: error)
+    finding = doctor.batch_places(cpu)
+    assert finding.state == state and words in finding.found

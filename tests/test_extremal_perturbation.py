@@ -22,6 +22,8 @@ from sise.maps import minmax
 from sise.probe import Probe
 from sise.types import SuiteError
 
+pytestmark = pytest.mark.numeric
+
 
 def network_of(seed=0):
     with torch.random.fork_rng():

@@ -11,6 +11,8 @@ from sise.fusion import GATES, fuse, open_gate, otsu256
 from sise.maps import minmax
 from sise.types import SuiteError
 
+pytestmark = pytest.mark.numeric
+
 SIZE = (24, 30)
 
 

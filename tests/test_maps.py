@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from sise.maps import minmax, upsample, upsampled_extrema, upsampled_sums
 
+pytestmark = pytest.mark.numeric
+
 SIZES = [
     ((7, 7), (224, 224)),
     ((14, 14), (224, 224)),

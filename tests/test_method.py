@@ -27,6 +27,8 @@ from sise.probe import CONFIDENCES, GRADIENT_SCORES, MASK_RULES, Probe
 from sise.scoring import Scorer
 from sise.types import SuiteError
 
+pytestmark = pytest.mark.numeric
+
 CASES = [(Plain, (40, 56)), (Residual, (40, 56)), (Residual, (37, 45))]
 FILLS = {
     "zero": None,

@@ -14,6 +14,8 @@ from sise.probe import CONFIDENCES, GRADIENT_SCORES, MASK_RULES, Probe
 from sise.scoring import Scorer
 from sise.types import SuiteError
 
+pytestmark = pytest.mark.numeric
+
 CASES = [(Plain, (40, 56)), (Residual, (40, 56)), (Residual, (37, 45))]
 # layers with an in-place operation right behind them
 FRAGILE = {Plain: ("block1.0", "block2.0"), Residual: ("bn", "layer1.bn1", "layer2.bn2")}
@@ -281,9 +283,9 @@ def test_what_is_restored_costs_nothing_and_is_the_same():
     assert torch.equal(again.score_masks(masks), before[2])
     assert (again.forward_passes, again.backward_passes) == (1, 0)  # the feature maps
     assert (restored.forward, restored.backward) == (bill.forward, bill.backward)
-    # a target that was not kept is computed
-    np.testing.assert_array_equal(sise(again, [2]), sise(probe_of(Residual), [2]))
-    np.testing.assert_array_equal(sise(again, [1, 2])[0], before[0][1])
+    # a target that was not kept is computed, of fewer masks at a time: kernels of another batch size round otherwise
+    np.testing.assert_allclose(sise(again, [2]), sise(probe_of(Residual), [2]), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(sise(again, [1, 2])[0], before[0][1], rtol=0, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ left alone

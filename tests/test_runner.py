@@ -106,6 +106,7 @@ def test_a_changed_configuration_refuses_to_mix(config):
 EXPLAINERS = ["sise", "ada_sise", "ada_sise_table", "grad_cam", "score_cam", "rise", "random"]
 
 
+@pytest.mark.numeric
 def test_shared_probes_give_the_records_of_explainers_run_alone(config, tmp_path):
     together = [config(f"explainer={e}", "engine.cache=false") for e in EXPLAINERS]
     _, cells = run(*together)

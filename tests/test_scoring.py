@@ -16,6 +16,8 @@ from sise.probe import Probe
 from sise.scoring import Scorer, Segment, _lossless_copy
 from sise.types import SuiteError
 
+pytestmark = pytest.mark.numeric
+
 TESTS = Path(__file__).parent
 SIZES = [(40, 56), (37, 45)]
 
