@@ -18,6 +18,7 @@ from baselines.grad_cam import grad_cam
 from baselines.integrated_gradients import integrated_gradients
 from baselines.rise import rise
 from baselines.score_cam import score_cam
+from sise.benchmark.sanity import randomised, untrained
 from sise.layers import find_layers
 from sise.probe import Probe
 from sise.scoring import Scorer
@@ -74,11 +75,14 @@ def test_a_network_that_cannot_be_copied(explainer):
     )
 
 
-def test_half_precision_needs_a_copy():
+def test_half_precision_and_random_parameters_need_a_copy():
     network = cnn()
     network.lock = threading.Lock()
     with pytest.raises(SuiteError, match=r"cannot be copied .* use fp32"):
         Scorer(network, precision="bf16").score_inputs(IMAGE[None])
+    for redrawn in (partial(randomised, modules=["0"]), untrained):
+        with pytest.raises(SuiteError, match=r"cannot be copied .* random parameters"):
+            redrawn(network, seed=0)
 
 
 @pytest.mark.parametrize("how", ["outside", "inside", "in place"])

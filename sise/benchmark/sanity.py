@@ -17,7 +17,6 @@ Reference:
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from sise.maps import minmax
+from sise.scoring import copied
+from sise.types import SuiteError
 
 MOST_SINGLE_STAGES = 4
 """A classifier of more modules than this is randomised in one stage."""
@@ -106,10 +107,25 @@ def randomised(network: nn.Module, modules: Sequence[str], seed: int) -> nn.Modu
     Returns:
         The copy, in eval mode.
     """
-    duplicate = copy.deepcopy(network).eval()
+    duplicate = _copied(network)
     for module in modules:
         for name, parameter in duplicate.get_submodule(module).named_parameters(prefix=module, recurse=False):
             _redraw(parameter, name, seed)
+    return duplicate
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy in eval mode, whose parameters may be changed.
+
+    Raises:
+        SuiteError: If the network cannot be copied.
+    """
+    duplicate = copied(network)
+    if duplicate is None:
+        raise SuiteError(
+            f"{type(network).__name__} cannot be copied (copy.deepcopy fails: does it hold a lock, a file or an "
+            "iterator?), and the check gives a copy random parameters, so as not to change it."
+        )
     return duplicate
 
 
@@ -125,7 +141,7 @@ def untrained(network: nn.Module, seed: int) -> nn.Module:
     Returns:
         The copy, in eval mode.
     """
-    duplicate = copy.deepcopy(network)
+    duplicate = _copied(network)
     device = next(duplicate.parameters()).device
     duplicate = duplicate.cpu()  # the same numbers whatever the device
     with torch.random.fork_rng(devices=[]):
