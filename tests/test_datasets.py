@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sise.benchmark import datasets
 from sise.benchmark.datasets import (
     _VOC_TEST_PAIRS,
     COCO2014,
@@ -54,6 +55,13 @@ def write_voc(root, annotations, size=(10, 8)):
         Image.new("RGB", size, (90, 90, 90)).save(folder / "JPEGImages" / f"{image_id}.jpg")
     (folder / "ImageSets" / "Main" / "test.txt").write_text("".join(f"{image_id}\n" for image_id in annotations))
     return folder
+
+
+def stripes():
+    """A picture of more than one colour."""
+    picture = Image.new("RGB", (10, 8), (20, 40, 60))
+    picture.paste((200, 180, 160), (0, 0, 5, 8))
+    return picture
 
 
 SCENE = {
@@ -119,7 +127,7 @@ class TestVOC:
         np.testing.assert_array_equal(dataset["000012"].masks, [objects == 1])
         assert "1 listed image without mask left out" in dataset.verify_counts()[1]
 
-    def test_a_complete_tree_is_recognised(self, tmp_path):
+    def test_a_complete_tree_is_recognised(self, tmp_path, monkeypatch):
         """4952 images with the published number of pairs of every class, of which some are difficult."""
         objects = {f"{number:06d}": [] for number in range(1, 4953)}
         ids, position = list(objects), 0
@@ -136,13 +144,26 @@ class TestVOC:
             (folder / "JPEGImages" / f"{image_id}.jpg").touch()
         (folder / "ImageSets" / "Main" / "test.txt").write_text("\n".join(ids))
         dataset = VOC2007(tmp_path)
+        assert dataset.verify_annotations() == (True, "4952 images, 7632 pairs: the complete ground truth")
+        complete, message = dataset.verify_counts()
+        assert not complete and "not the real pictures: 20 of the 20 that are known differ (the first: 0000" in message
+        monkeypatch.setattr(datasets, "_known_pictures", lambda name: {})
+        complete, message = dataset.verify_counts()  # empty files; then pictures of one colour, then others
+        assert not complete and "not the real pictures: 8 of 8 that were looked at" in message
+        for picture, ends in ((Image.new("RGB", (10, 8), (90, 91, 92)), False), (stripes(), True)):
+            picture.save(folder / "JPEGImages" / "000001.jpg")
+            for image_id in ids[1:]:
+                (folder / "JPEGImages" / f"{image_id}.jpg").unlink()
+                (folder / "JPEGImages" / f"{image_id}.jpg").hardlink_to(folder / "JPEGImages" / "000001.jpg")
+            assert dataset.verify_counts()[0] == ends
         assert dataset.verify_counts() == (True, "4952 images, 7632 pairs: the complete test set")
         assert VOC2007(tmp_path, difficult=False).pairs == 7013
         (folder / "JPEGImages" / "000001.jpg").unlink()
+        (folder / "JPEGImages" / "000002.jpg").unlink()
+        (folder / "JPEGImages" / "000002.jpg").symlink_to("nowhere.jpg")
         complete, message = dataset.verify_counts()
-        assert not complete and "(1 image file missing)" in message
+        assert not complete and "the complete ground truth, but 2 image files missing" in message
         # as many pairs, but one of another class
-        (folder / "JPEGImages" / "000001.jpg").touch()
         changed = [("bird" if name == "aeroplane" else name, *rest) for name, *rest in objects["000001"]]
         (folder / "Annotations" / "000001.xml").write_text(annotation(changed))
         complete, message = VOC2007(tmp_path, verify=False).verify_counts()
@@ -163,6 +184,124 @@ class TestVOC:
             VOC2007(tmp_path / "nowhere")
         for word in ("nowhere/VOCdevkit/VOC2007", "VOCtest_06-Nov-2007.tar", "unpack", "dataset.root=<folder>"):
             assert word in str(error.value)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"\xef\xbb\xbf000007\r\n000012\r\n",
+            b"000007  \n\n  000012\t\n\n",
+            b"000007\r000012",
+            b"000007.jpg\n000012.JPG\n",
+            b"7\n12\n",
+            b'"000007","1"\r\n"000012","1"\r\n',
+            b"000007;\n000012;\n",
+            b"000007\n000012\n000007.jpg\n7\n",
+            b"000007 1\n000012 0\n000100 -1\n",
+            b"000007  1\n000012  0\n000100 -1",
+        ],
+    )
+    def test_lists_that_were_edited_anywhere_name_the_same_images(self, tmp_path, text):
+        folder = write_voc(tmp_path, SCENE)
+        (folder / "ImageSets" / "Main" / "test.txt").write_bytes(text)
+        assert VOC2007(tmp_path).listed == ("000007", "000012")
+
+    def test_lists_of_one_class_leave_out_the_images_without_it(self, tmp_path):
+        folder = write_voc(tmp_path, SCENE)
+        (folder / "ImageSets" / "Main" / "dog_test.txt").write_text("000007  1\n000012 -1\n000100  0\n")
+        assert VOC2007(tmp_path, split="dog_test").listed == ("000007", "000100")
+        assert VOC2007(tmp_path, split="dog_test", difficult=False).listed == ("000007",)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (b"000007 2\n", "'000007 2', expected an image id, or an id and 1, 0 or -1"),
+            (b"000007 1 1\n", "expected an image id, or"),
+            (b"000007 000012\n", "expected an image id, or"),
+            ("000007\n".encode("utf-16"), r"test\.txt is not text in UTF-8; save it as UTF-8"),
+            (b"JPEGImages/000007.jpg", "without folders"),
+            (b"dog7\ndog12\n", "begins with 'dog7', the annotations with '000007.xml'"),
+        ],
+    )
+    def test_lists_that_cannot_be_taken_say_what_is_expected(self, tmp_path, text, message):
+        folder = write_voc(tmp_path, SCENE)
+        (folder / "ImageSets" / "Main" / "test.txt").write_bytes(text)
+        with pytest.raises(SuiteError, match=message) as error:
+            VOC2007(tmp_path)
+        assert "download" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("text", "hard"),
+        [("1", True), ("1.0", True), (" true ", True), ("True", True), ("0", False), ("0.0", False), ("", False)],
+    )
+    def test_spellings_of_difficult_and_of_sizes(self, tmp_path, text, hard):
+        content = annotation([("dog", (1, 1, 2, 2), False)], ("10.0", "8.0"))
+        content = content.replace("<difficult>0<", f"<difficult>{text}<")
+        folder = write_voc(tmp_path, {"1": content})
+        Image.new("RGB", (10, 8)).save(folder / "JPEGImages" / "1.jpg")
+        assert VOC2007(tmp_path)["1"].info["difficult"] == [hard]
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("<difficult>0<", "<difficult>Unspecified<", "<difficult> is 'Unspecified', expected 0 or 1"),
+            ("<width>10<", "<width>10.5<", "<width> is 10.5, expected a whole number"),
+            ("<width>10<", "<width>wide<", "<size><width> is 'wide', expected a number"),
+            ("<xmin>1<", "<xmin>nan<", "<xmin> is 'nan', expected a number"),
+        ],
+    )
+    def test_values_that_are_none_are_refused_in_words(self, tmp_path, old, new, message):
+        write_voc(tmp_path, {"1": annotation([("dog", (1, 1, 2, 2), False)]).replace(old, new)})
+        with pytest.raises(SuiteError, match=message):
+            VOC2007(tmp_path)
+
+    def test_objects_without_a_pixel_are_left_out_and_counted(self, tmp_path):
+        outside = (30, 1, 40, 8)
+        write_voc(tmp_path, {
+            "1": [("dog", (1, 1, 2, 8), False), ("dog", outside, False), ("car", outside, False)],
+            "2": [("car", (-5, -5, 0, 0), False)]})  # fmt: skip
+        dataset = VOC2007(tmp_path)
+        assert dataset.ids == ("1",) and dataset.targets_of("1") == (DOG,)
+        assert dataset["1"].masks.sum() == 16 and dataset["1"].info["boxes"] == [((0, 0, 2, 8),)]
+        assert "3 objects without a pixel of the image left out" in dataset.verify_counts()[1]
+
+    def test_classes_without_a_pixel_of_the_mask_are_left_out_and_counted(self, tmp_path):
+        folder = write_voc(tmp_path, SCENE)
+        (folder / "SegmentationClass").mkdir()
+        classes = np.zeros((8, 10), np.uint8)
+        classes[0, 0] = PERSON + 1
+        Image.fromarray(classes).save(folder / "SegmentationClass" / "000007.png")
+        dataset = VOC2007(tmp_path, ground_truth="masks")
+        assert dataset.ids == ("000007",) and dataset["000007"].targets == (PERSON,)
+        assert "1 target without a pixel of the image left out" in dataset.verify_counts()[1]
+
+    def test_numbers_of_objects_that_are_not_annotated_are_refused(self, tmp_path):
+        folder = write_voc(tmp_path, {"1": [("dog", (1, 1, 2, 2), False)], "2": [("dog", (1, 1, 2, 2), False)]})
+        (folder / "SegmentationObject").mkdir()
+        objects = np.zeros((8, 10), np.uint8)
+        objects[0, :3] = 1, 2, 255
+        Image.fromarray(objects).save(folder / "SegmentationObject" / "1.png")
+        objects[0, 1] = 0
+        Image.fromarray(objects).save(folder / "SegmentationObject" / "2.png")
+        dataset = VOC2007(tmp_path, ground_truth="masks")
+        assert dataset["2"].masks.sum() == 1
+        with pytest.raises(SuiteError, match=r"1\.png: it numbers 2 objects, the annotation has 1"):
+            dataset["1"]
+
+    def test_the_ground_truth_needs_no_pictures(self, tmp_path):
+        folder = write_voc(tmp_path, SCENE)
+        sample = VOC2007(tmp_path)["000007"]
+        for picture in (folder / "JPEGImages").iterdir():
+            picture.unlink()
+        (folder / "JPEGImages").rmdir()
+        masks, info = VOC2007(tmp_path).ground_truth_of("000007")
+        np.testing.assert_array_equal(masks, sample.masks)
+        assert info == sample.info
+
+    def test_pictures_known_by_their_content_tell_others(self, tmp_path):
+        """As the public 000084.jpg of the right size that shows another scene."""
+        write_voc(tmp_path, {"000001": SCENE["000007"], "000012": SCENE["000012"]})
+        message = VOC2007(tmp_path).verify_counts()[1]
+        assert "not the real pictures: 1 of the 1 that are known differ (the first: 000001.jpg)" in message
 
     def test_a_missing_list_names_those_that_are_there(self, tmp_path):
         write_voc(tmp_path, SCENE)
@@ -232,8 +371,9 @@ class TestVOC:
 
         assert list(VOC_CLASSES) == torchray.VOC_CLASSES and list(COCO_CLASSES) == torchray.COCO_CLASSES
         dataset = VOC2007(SHARED)
-        assert len(dataset) == 14 and dataset.pairs == 26
-        assert dataset.verify_counts()[1].startswith("14 of 4952 images, 26 of 7632 pairs: partial tree")
+        assert dataset.pairs > VOC2007(SHARED, difficult=False).pairs > 0
+        counts = f"{len(dataset)} of 4952 images, {dataset.pairs} of 7632 pairs: partial tree"
+        assert dataset.verify_counts()[1].startswith(counts)  # the pictures that are known are the real ones
         for image_id in dataset.ids:
             tree = ElementTree.parse(dataset.folder / "Annotations" / f"{image_id}.xml")
             label = VOCDetection.parse_voc_xml(tree.getroot())
@@ -303,12 +443,21 @@ class TestCOCO:
         write_coco(tmp_path, self.OBJECTS)
         dataset = COCO2014(tmp_path)
         complete, message = dataset.verify_counts()
-        assert not complete and message.startswith("3 of 40504 images, 2 of 40137 annotated, 3 pairs: partial tree")
-        monkeypatch.setattr("sise.benchmark.datasets._COCO_VAL_IMAGES", 3)
-        monkeypatch.setattr("sise.benchmark.datasets._COCO_VAL_ANNOTATED", 2)
+        assert not complete and message.startswith(
+            "3 of 40504 images, 2 of 40137 annotated, 3 of 116592 pairs: partial tree"
+        )
+        monkeypatch.setattr(datasets, "_COCO_VAL_IMAGES", 3)
+        monkeypatch.setattr(datasets, "_COCO_VAL_ANNOTATED", 2)
+        assert "(person has 1 pair, published 21634)" in dataset.verify_counts()[1]
+        counts = [int(name in ("person", "dog", "toothbrush")) for name in COCO_CLASSES]
+        monkeypatch.setattr(datasets, "_COCO_VAL_PAIRS", counts)
+        assert dataset.verify_annotations() == (True, "3 images, 3 pairs: the complete ground truth")
+        assert "not the real pictures: 3 of 3 that were looked at are of one colour" in dataset.verify_counts()[1]
+        for picture in (tmp_path / "val2014").iterdir():
+            stripes().resize((6, 5)).save(picture)
         assert dataset.verify_counts() == (True, "3 images, 3 pairs: the complete val2014")
         (tmp_path / "val2014" / "COCO_val2014_000000000042.jpg").unlink()
-        assert "(1 image file missing)" in dataset.verify_counts()[1]
+        assert "the complete ground truth, but 1 image file missing" in dataset.verify_counts()[1]
 
     def test_what_is_missing_or_malformed_is_explained(self, tmp_path):
         with pytest.raises(SuiteError) as error:
@@ -325,6 +474,111 @@ class TestCOCO:
             (tmp_path / "annotations" / "instances_val2014.json").write_text(text)
             with pytest.raises(SuiteError, match="not a COCO annotation file"):
                 COCO2014(tmp_path)
+
+    def rewrite(self, root, change):
+        """The annotation file after ``change(content)``."""
+        file = root / "annotations" / "instances_val2014.json"
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+        return file
+
+    def test_whole_numbers_may_be_written_as_fractions(self, tmp_path):
+        """As pandas writes a column of numbers with a gap."""
+        write_coco(tmp_path, self.OBJECTS)
+        before = {image_id: COCO2014(tmp_path)[image_id].masks for image_id in COCO2014(tmp_path).ids}
+
+        def change(content):
+            for image in content["images"]:
+                image |= {key: float(image[key]) for key in ("id", "width", "height")}
+            for entry in content["annotations"]:
+                entry |= {key: float(entry[key]) for key in ("id", "image_id", "category_id")}
+
+        self.rewrite(tmp_path, change)
+        dataset = COCO2014(tmp_path)
+        assert list(dataset.ids) == list(before)
+        for image_id, masks in before.items():
+            np.testing.assert_array_equal(dataset[image_id].masks, masks)
+
+    @pytest.mark.parametrize(
+        ("where", "key", "value", "message"),
+        [
+            ("images", "id", "139", "an image's id is the text '139', expected a whole number"),
+            ("images", "id", 1.5, "an image's id is 1.5, expected a whole number"),
+            ("images", "id", True, "an image's id is true or false, expected a whole number"),
+            ("images", "id", None, "an image's id is null, expected a whole number"),
+            ("images", "id", -1, "an image's id is -1, expected 0 or more"),
+            ("images", "width", "6", "the image's width is the text '6', expected a whole number"),
+            ("images", "file_name", 7, "file_name is 7, expected the name of a file"),
+            ("annotations", "category_id", "18", "a category_id is the text '18', expected a whole number"),
+            ("annotations", "category_id", [], "a category_id is a list, expected a whole number"),
+            ("annotations", "segmentation", [0, 0, 2, 0, 2, 2], "a polygon is a number, expected a list of coord"),
+            ("annotations", "segmentation", [["0", 0, 2, 0, 2, 2]], "coordinate is the text '0', expected a number"),
+            ("annotations", "segmentation", "x", "the segmentation is text, expected a list of polygons"),
+            ("annotations", "segmentation", {"size": [5, 6], "counts": None}, "the run lengths are null, expected a"),
+            ("annotations", "bbox", [0, 0, 1], "the bbox is a list, expected a list of four numbers"),
+            ("annotations", "bbox", ["0", 0, 1, 1], "a number of the bbox is the text '0', expected a number"),
+        ],
+    )
+    def test_values_of_another_kind_are_refused_in_words(self, tmp_path, where, key, value, message):
+        write_coco(tmp_path, self.OBJECTS)
+
+        def change(content):
+            for entry in content[where]:
+                if entry["id" if where == "images" else "image_id"] == 139:
+                    entry[key] = value
+
+        self.rewrite(tmp_path, change)
+        with pytest.raises(SuiteError, match=rf"instances_val2014\.json.*{message}"):
+            COCO2014(tmp_path)["000000000139"]
+
+    def test_annotations_without_an_image_are_counted(self, tmp_path, caplog):
+        write_coco(tmp_path, [*self.OBJECTS, (8, 1, [0, 0, 1, 1], rectangle(0, 0, 1, 1), 0)])
+
+        def change(content):
+            content["annotations"][1]["image_id"] = "139"
+            content["annotations"][0]["id"] = 3
+
+        self.rewrite(tmp_path, change)
+        dataset = COCO2014(tmp_path)
+        assert dataset["000000000139"].masks[1].sum() == 4  # without the crowd
+        words = "2 annotations of images that are not listed left out (the first: image_id is the text '139')"
+        assert words in dataset.verify_counts()[1] and words in caplog.text
+        assert "1 annotation with an id that another one has" in caplog.text
+
+    def test_images_that_are_listed_twice(self, tmp_path):
+        write_coco(tmp_path, self.OBJECTS)
+        self.rewrite(tmp_path, lambda content: content["images"].append(dict(content["images"][0])))
+        assert len(COCO2014(tmp_path).listed) == 3
+        self.rewrite(tmp_path, lambda content: content["images"].append({**content["images"][1], "width": 7}))
+        dataset = COCO2014(tmp_path)
+        with pytest.raises(SuiteError, match="the image is listed twice, with different sizes or files"):
+            dataset["000000000007"]
+        assert dataset["000000000139"] and "1 image with a malformed annotation will fail" in dataset.verify_counts()[1]
+
+    @pytest.mark.parametrize("ground_truth", ["masks", "boxes"])
+    @pytest.mark.parametrize(
+        ("box", "segmentation"),
+        [
+            ([40, 40, 4, 4], rectangle(40, 40, 44, 44)),
+            ([-9, 1, 4, 4], rectangle(-5, 1, -1, 5)),
+            ([2, 2, 0, 0], [[2, 2, 2.2, 2.2, 2.4, 2.4]]),
+            ([2, 2, 0, 0], {"size": [5, 6], "counts": [30]}),
+            ([2, 2, 0, 0], {"size": [5, 6], "counts": [30, 0]}),
+        ],
+    )
+    def test_objects_without_a_pixel_are_left_out_and_counted(self, tmp_path, ground_truth, box, segmentation):
+        write_coco(tmp_path, [*self.OBJECTS, (139, 90, box, segmentation, 0), (42, 1, box, segmentation, 0)])
+        dataset = COCO2014(tmp_path, ground_truth=ground_truth)
+        assert dataset.ids == ("000000000007", "000000000139")
+        assert [dataset.classes[target] for target in dataset["000000000139"].targets] == ["person", "dog"]
+        assert "2 objects without a pixel of the image left out" in dataset.verify_counts()[1]
+
+    def test_a_sliver_that_only_reading_can_tell_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(datasets, "_region_of_polygons", lambda _, height, width: np.zeros((height, width), bool))
+        write_coco(tmp_path, [(7, 90, [0, 0, 3, 3], rectangle(0, 0, 3, 3), 0)])
+        with pytest.raises(SuiteError, match="'toothbrush' has no pixel of the image"):
+            COCO2014(tmp_path, verify=False).ground_truth_of("000000000007")
 
     def test_samples_with_broken_files_are_errors_of_their_own(self, tmp_path):
         write_coco(tmp_path, [*self.OBJECTS, (42, 1, [0, 0, 1, 1], [], 0)])

@@ -1,15 +1,18 @@
 """Images and masks onto the network's grid: exact on tiny images, and against Pillow and TorchRay."""
 
+import io
 import math
 import pickle
+import struct
+import warnings
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing, _nearest, to_rgb
+from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing, _nearest, to_rgb, upright
 from sise.types import SuiteError
 
 #: 2 rows, 3 columns, all 18 values different: a swap of axes or channels shows.
@@ -207,3 +210,67 @@ def test_it_can_be_sent_to_another_process_and_compared():
     preprocessing = Preprocessing(size=[4, 4], mean=[1, 2, 3])
     assert pickle.loads(pickle.dumps(preprocessing)) == preprocessing
     assert preprocessing.size == (4, 4) and preprocessing.mean == (1.0, 2.0, 3.0)
+
+
+def with_exif(picture, entries):
+    """A JPEG file of a picture with an EXIF block of raw entries (tag, type, count, four bytes)."""
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=95)
+    data = data.getvalue()
+    directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0" * 4
+    return data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:]
+
+
+def orientation(value):
+    return (0x0112, 3, 1, struct.pack("<HH", value, 0))
+
+
+TEXT = b"abc\0"
+
+
+class TestUpright:
+    def corners(self):
+        """Four corners of different grey, so that each of the eight orientations is another picture."""
+        pixels = np.zeros((48, 32), np.uint8)
+        for value, (y, x) in ((60, (0, 0)), (120, (0, 16)), (180, (24, 0)), (240, (24, 16))):
+            pixels[y : y + 24, x : x + 16] = value
+        return Image.fromarray(pixels)
+
+    @pytest.mark.parametrize("value", range(1, 9))
+    def test_all_orientations_as_pillow_turns_them(self, value):
+        image = Image.open(io.BytesIO(with_exif(self.corners(), [orientation(value)])))
+        turned = upright(image)
+        assert turned.size == ((32, 48) if value < 5 else (48, 32))
+        np.testing.assert_array_equal(turned, ImageOps.exif_transpose(image))
+
+    def test_the_eight_differ(self):
+        files = [with_exif(self.corners(), [orientation(value)]) for value in range(1, 9)]
+        assert len({upright(Image.open(io.BytesIO(file))).tobytes() for file in files}) == 8
+
+    @pytest.mark.parametrize("other", [(0x011A, 2, 4, TEXT), (0xA005, 2, 4, TEXT), (0x8769, 2, 4, TEXT),
+                                       (0x011A, 5, 1, b"\xff\xff\xff\xff"), (0x9286, 99, 7, TEXT)])  # fmt: skip
+    def test_other_entries_of_other_types_do_not_matter(self, other):
+        image = Image.open(io.BytesIO(with_exif(self.corners(), [orientation(6), other])))
+        assert upright(image).size == (48, 32)
+
+    @pytest.mark.parametrize("entry", [
+        orientation(0), orientation(9), orientation(65535), (0x0112, 2, 4, TEXT),
+        (0x0112, 5, 1, b"\xff\xff\0\0"), (0x0112, 99, 1, TEXT), (0x0112, 7, 4, TEXT)])  # fmt: skip
+    def test_an_orientation_that_is_none_leaves_the_picture(self, entry):
+        assert upright(Image.open(io.BytesIO(with_exif(self.corners(), [entry])))).size == (32, 48)
+
+    def test_a_damaged_block_leaves_the_picture(self):
+        whole = with_exif(self.corners(), [orientation(6)])
+        start = whole.index(b"Exif")
+        for position in range(start + 6, start + 32):
+            for value in (0, 255):
+                file = whole[:position] + bytes([value]) + whole[position + 1 :]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    assert upright(Image.open(io.BytesIO(file))).size in ((32, 48), (48, 32))
+
+    def test_a_tiff_is_turned_once(self):
+        data = io.BytesIO()
+        self.corners().save(data, "TIFF", tiffinfo={0x0112: 6})
+        assert upright(Image.open(data)).size == (48, 32)

@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -72,8 +73,15 @@ _VOC_TEST_PAIRS = (
     (190, 57), (418, 15), (274, 5), (222, 11), (2007, 90), (224, 30), (97, 1), (223, 132), (259, 0), (229, 26),
 )  # fmt: skip
 
-#: Published facts of COCO val2014 (PROTOCOL 6.2, P3).
+#: Published facts of COCO val2014 (PROTOCOL 6.2, P3): images, those with annotations, and pairs of each class.
 _COCO_VAL_IMAGES, _COCO_VAL_ANNOTATED = 40_504, 40_137
+_COCO_VAL_PAIRS = (
+    21634, 1114, 4180, 1219, 840, 1350, 1281, 2056, 1048, 1437, 592, 589, 261, 1961, 1121, 1480, 1521, 1001, 489,
+    666, 714, 341, 677, 849, 1832, 1393, 2272, 1288, 876, 757, 993, 533, 1445, 727, 799, 845, 1092, 1292, 1193,
+    2912, 872, 3061, 1173, 1410, 1189, 2397, 728, 491, 818, 568, 670, 578, 452, 1117, 523, 969, 4404, 1448, 1540,
+    1292, 3960, 1185, 1577, 1232, 674, 1041, 750, 1695, 512, 989, 74, 1574, 790, 1828, 1704, 1200, 302, 724, 70,
+    341,
+)  # fmt: skip
 
 _NOT_COMPARABLE = "results are not comparable to the papers'"
 
@@ -94,6 +102,9 @@ def plural(count: int, noun: str) -> str:
 
 #: File formats that are tried, whatever a file's name says. Not all of Pillow's: it has a program run PostScript.
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+
+#: How many pictures are decoded to tell stand-ins, and the range of values up to which one counts as one colour.
+_LOOKED_AT, _FLAT = 8, 8
 
 #: Largest image that is decoded: Pillow's limit, 256 MiB as RGB.
 _MAX_PIXELS = 2**30 // 12
@@ -138,6 +149,101 @@ def read_image(
         raise SuiteError(f"{dataset}: {path} is not a readable image ({error}); unpack it again") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that a user may have edited on any system: no byte order mark, outer or empty lines.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not text in UTF-8.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8; save it as UTF-8") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def files_in(folder: Path) -> set[str]:
+    """The names of the files in a folder, none if it is not there; links that lead nowhere are no files."""
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file()}
+
+
+def _known_pictures(name: str) -> dict[str, str]:
+    """How the sha256 of some pictures of a data set begins, by file; none of a data set without such a list."""
+    table = Path(__file__).parent / "photos" / f"{name}_known.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as lines:
+        return {f"{row['image_id']}.jpg": row["sha256"] for row in csv.DictReader(lines)}
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a picture is of one colour, or cannot be decoded."""
+    try:
+        extrema = read_image(path, "").getextrema()
+    except SuiteError:
+        return True
+    return all(high - low < _FLAT for low, high in extrema)
+
+
+def _picture_gaps(folder: Path, names: Sequence[str], known: Mapping[str, str], look: bool) -> list[str]:
+    """What says that pictures are missing, or are not those of the data set.
+
+    Args:
+        folder: Where they lie.
+        names: The files that are expected.
+        known: How the sha256 of some of them begins.
+        look: Whether to decode a few, to tell a tree of stand-ins.
+    """
+    files = files_in(folder)
+    present = [name for name in names if name in files]
+    gaps = []
+    if len(present) < len(names):
+        gaps.append(f"{plural(len(names) - len(present), 'image file')} missing")
+    checked = [name for name in known if name in files]
+    others = [n for n in checked if not hashlib.sha256((folder / n).read_bytes()).hexdigest().startswith(known[n])]
+    if others:
+        gaps.append(
+            f"not the real pictures: {len(others)} of the {len(checked)} that are known differ (the first: {others[0]})"
+        )
+    elif look:
+        chosen = present[:: max(1, len(present) // _LOOKED_AT)][:_LOOKED_AT]
+        blank = [name for name in chosen if _is_blank(folder / name)]
+        if blank:
+            gaps.append(
+                f"not the real pictures: {len(blank)} of {len(chosen)} that were looked at are of one colour or cannot "
+                f"be read (the first: {blank[0]})"
+            )
+    return gaps
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    kinds = {bool: "true or false", str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "null")
+
+
+def whole_number(what: str, value: Any) -> int:
+    """A number without a fraction, also where it is written 96.0.
+
+    Raises:
+        ValueError: If it is something else; the message begins with ``what``.
+    """
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return int(value)
+    raise ValueError(f"{what} is {_shown(value)}, expected a whole number")
+
+
+def _shown(value: Any) -> str:
+    """A value from a file for a message: what it is, and how it begins."""
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    return f"{value!r:.40}" if type(value) in (int, float) else _kind(value)
+
+
 def _fill_boxes(boxes: Sequence[Sequence[int]], height: int, width: int) -> np.ndarray:
     """The union of boxes (x0, y0, x1, y1, half-open) as a (height, width) bool mask; parts outside are cut off.
 
@@ -153,14 +259,29 @@ def _fill_boxes(boxes: Sequence[Sequence[int]], height: int, width: int) -> np.n
     return mask
 
 
+def _has_pixel(box: Sequence[int], width: int, height: int) -> bool:
+    """Whether a box x0, y0, x1, y1 (half-open) has a pixel of the image."""
+    x0, y0, x1, y1 = box
+    return max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)
+
+
 def digest(*parts: Any) -> str:
     """sha256 (hex) of JSON-able parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in words also where it says only a key."""
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    """What an error says, in words also where it says only a key; Python's own words about types help nobody."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return str(error) if isinstance(error, ValueError | OSError) else "a value in it is of another kind than COCO's"
+
+
+def _with_pictures(found: str, what: str, gaps: Sequence[str]) -> tuple[bool, str]:
+    """What is said of a data set whose ground truth is complete, given what is wrong with its pictures."""
+    if not gaps:
+        return True, f"{found}: the complete {what}"
+    return False, f"{found}: the complete ground truth, but {'; '.join(gaps)}; {_NOT_COMPARABLE}"
 
 
 class BaseDataset:
@@ -224,6 +345,33 @@ class BaseDataset:
         """Whether all of the published data set was found, and a sentence about it; of others, nothing is known."""
         return True, ""
 
+    def verify_annotations(self) -> tuple[bool, str]:
+        """`verify_counts` without the pictures, where the ground truth can be had without them."""
+        return self.verify_counts()
+
+    def ground_truth_of(self, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """``masks`` and ``info`` of a sample, without its picture where the annotation is enough.
+
+        Raises:
+            SuiteError: As reading the sample does.
+        """
+        sample = self[image_id]
+        return sample.masks, sample.info
+
+    def _class_counts(self) -> list[int]:
+        """Pairs of each class."""
+        counts = [0] * len(self.classes)
+        for targets in self._targets.values():
+            for target in targets:
+                counts[target] += 1
+        return counts
+
+    def _first_difference(self, expected: Sequence[int]) -> str:
+        """The first class whose pairs are not as many as published, with both numbers; empty if there is none."""
+        rows = zip(self.classes, self._class_counts(), expected, strict=True)
+        different = [f"{name} has {plural(got, 'pair')}, published {want}" for name, got, want in rows if got != want]
+        return different[0] if different else ""
+
 
 # --- PASCAL VOC -------------------------------------------------------------------------------------------------------
 
@@ -264,6 +412,31 @@ def _text(element: ElementTree.Element | None, path: str) -> str:
     return text.strip()
 
 
+def _number(element: ElementTree.Element | None, path: str) -> float:
+    """The number in a direct descendant.
+
+    Raises:
+        ValueError: If there is none, or it is not finite.
+    """
+    text = _text(element, path)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"<{path.replace('/', '><')}> is {text[:40]!r}, expected a number")
+    return number
+
+
+def _is_difficult(element: ElementTree.Element) -> bool:
+    """Whether an object is marked difficult; it is not where nothing is said."""
+    text = (element.findtext("difficult") or "").strip()
+    spellings = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+    if text.lower() not in spellings:
+        raise ValueError(f"<difficult> is {text[:40]!r}, expected 0 or 1")
+    return spellings[text.lower()]
+
+
 def _parse_annotation(data: bytes) -> dict[str, Any]:
     """``{"size": (w, h) or None, "objects": [(name, (x0, y0, x1, y1), difficult), ...]}`` of a VOC annotation.
 
@@ -275,18 +448,22 @@ def _parse_annotation(data: bytes) -> dict[str, Any]:
         raise ValueError(f"its root is <{root.tag}>, expected <annotation>")
     size = None
     if root.find("size") is not None:
-        size = (int(_text(root, "size/width")), int(_text(root, "size/height")))
+        size = tuple(whole_number(f"<{side}>", _number(root, f"size/{side}")) for side in ("width", "height"))
         size = size if min(size) > 0 else None
     objects = []
     for element in root.findall("object"):
         name, box = _text(element, "name"), element.find("bndbox")
-        corners = [int(float(_text(box, side))) for side in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [int(_number(box, side)) for side in ("xmin", "ymin", "xmax", "ymax")]
         xmin, ymin, xmax, ymax = corners
         if xmax < xmin or ymax < ymin:
             raise ValueError(f"the box {corners} of {name!r} ends before it begins")
         # VOC counts pixels from 1 and includes the last one.
-        objects.append((name, (xmin - 1, ymin - 1, xmax, ymax), (element.findtext("difficult") or "0").strip() == "1"))
+        objects.append((name, (xmin - 1, ymin - 1, xmax, ymax), _is_difficult(element)))
     return {"size": size, "objects": objects}
+
+
+#: The number of pixels that belong to nothing, in VOC's segmentation pictures.
+_VOID = 255
 
 
 def _numbers(picture: Image.Image) -> np.ndarray:
@@ -311,7 +488,9 @@ class VOC2007(BaseDataset):
 
     Args:
         root: Folder that holds ``VOCdevkit``.
-        split: Name of the list in ``ImageSets/Main``.
+        split: Name of the list in ``ImageSets/Main``. Of a list of one class ("dog_test") the images are taken that
+            have the class: those with 1 in the second column and, where difficult objects count, those with 0 (all
+            its objects are difficult); every class of these images is a target.
         ground_truth: "boxes" or "masks".
         difficult: Whether objects marked difficult count: False leaves out pairs that have no other object, and
             difficult boxes in the union. Masks are of the whole class either way.
@@ -345,6 +524,7 @@ class VOC2007(BaseDataset):
         self.listed = self._read_list()
         self._without_annotation: list[str] = []
         self._without_mask: list[str] = []
+        self._without_pixel = 0
         self._annotations: dict[str, dict[str, Any]] = {}
         self._targets, self._unreadable = {}, {}
         for image_id in self.listed:
@@ -358,10 +538,20 @@ class VOC2007(BaseDataset):
                 f"{self.name}: {self.folder} lists {plural(len(self.listed), 'image')} for split={split}, of which "
                 f"{len(self._without_annotation)} have no annotation, {len(self._unreadable)} a malformed one and "
                 f"{len(self._without_mask)} no mask: nothing is left; "
-                + next(iter(self._unreadable.values()), self._how_to_get())
+                + next(iter(self._unreadable.values()), self._names_differ() or self._how_to_get())
             )
         if verify:
             self._warn_if_partial()
+
+    def _names_differ(self) -> str:
+        """What to do if no listed image has an annotation although there are some; else empty."""
+        annotated = min(files_in(self.folder / "Annotations"), default="")
+        if not annotated or len(self._without_annotation) < len(self.listed) or not self.listed:
+            return ""
+        return (
+            f"the list begins with {self.listed[0]!r}, the annotations with {annotated!r}: list the names of the "
+            "annotations without .xml, one a line"
+        )
 
     def _how_to_get(self) -> str:
         return (
@@ -381,19 +571,36 @@ class VOC2007(BaseDataset):
     def _read_list(self) -> tuple[str, ...]:
         path = self.folder / "ImageSets" / "Main" / f"{self.split}.txt"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = read_lines(path)
+        except OSError:
             found = sorted(p.stem for p in path.parent.glob("*.txt") if "_" not in p.stem)
             raise SuiteError(
                 f"{self.name}: expected the list {path} for split={self.split}; the lists there are: "
                 f"{', '.join(found) or 'none'}"
             ) from None
-        # Lists of one class carry a second column; a repeated id would be counted twice.
-        ids = tuple(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
-        for image_id in ids:
+        except ValueError as error:
+            raise SuiteError(f"{self.name}: {error}") from None
+        annotated = {name.removesuffix(".xml") for name in files_in(self.folder / "Annotations")}
+        ids = []
+        for line in lines:
+            image_id, *flags = re.split(r"[\s,;\"]+", line.strip('",; \t'))
             if Path(image_id).name != image_id:
                 raise SuiteError(f"{self.name}: {path} lists {image_id!r}, expected names of files without folders")
-        return ids
+            if flags not in ([], ["1"], ["0"], ["-1"]):
+                raise SuiteError(
+                    f"{self.name}: {path} has the line {line[:80]!r}, expected an image id, or an id and 1, 0 or -1 as "
+                    "in the lists of one class"
+                )
+            if flags not in ([], ["1"]) and (flags == ["-1"] or not self.difficult):
+                continue
+            ids.append(self._as_annotated(image_id, annotated))
+        return tuple(dict.fromkeys(ids))  # a repeated id would be counted twice
+
+    @staticmethod
+    def _as_annotated(image_id: str, annotated: set[str]) -> str:
+        """An id of a list as the annotation's file has it: without ``.jpg``, with the zeros that spreadsheets drop."""
+        short = re.sub(r"\.(jpe?g|png|xml)$", "", image_id, flags=re.IGNORECASE)
+        return next((name for name in (image_id, short, short.zfill(6)) if name in annotated), short)
 
     def _annotation_file(self, image_id: str) -> Path:
         return self.folder / "Annotations" / f"{image_id}.xml"
@@ -415,15 +622,33 @@ class VOC2007(BaseDataset):
             raise SuiteError(
                 f"{self.name}: {path}: {error} Other classes are given with dataset.loader.classes=[...]"
             ) from error
-        targets = sorted(
-            {c for c, (_, _, hard) in zip(indices, annotation["objects"], strict=True) if self.difficult or not hard}
-        )
-        if targets and self.ground_truth == "masks" and self._mask_file(image_id) is None:
-            self._without_mask.append(image_id)
-            return
+        annotation["indices"] = indices
+        if self.ground_truth == "boxes":
+            self._leave_out_empty_boxes(annotation)
+        flags = zip(annotation["indices"], annotation["objects"], strict=True)
+        targets = sorted({index for index, (_, _, hard) in flags if self.difficult or not hard})
+        if targets and self.ground_truth == "masks":
+            if self._mask_file(image_id) is None:
+                self._without_mask.append(image_id)
+                return
+            try:
+                visible = self._exact_masks(image_id, annotation, targets, annotation["size"]).any(axis=(1, 2))
+            except ValueError as error:
+                raise SuiteError(f"{self.name}: {self._mask_file(image_id)}: {error}; unpack it again") from error
+            self._without_pixel += int((~visible).sum())
+            targets = [target for target, seen in zip(targets, visible, strict=True) if seen]
         if targets:
-            self._annotations[image_id] = {**annotation, "indices": indices}
+            self._annotations[image_id] = annotation
             self._targets[image_id] = tuple(targets)
+
+    def _leave_out_empty_boxes(self, annotation: dict[str, Any]) -> None:
+        """Takes boxes without a pixel of the image out of an annotation, and counts them."""
+        if annotation["size"] is None:
+            return  # found when the picture is read
+        seen = [_has_pixel(box, *annotation["size"]) for _, box, _ in annotation["objects"]]
+        self._without_pixel += seen.count(False)
+        for key in ("objects", "indices"):
+            annotation[key] = [value for value, kept in zip(annotation[key], seen, strict=True) if kept]
 
     def _mask_file(self, image_id: str) -> Path | None:
         for kind in ("SegmentationClass", "SegmentationObject"):
@@ -440,19 +665,26 @@ class VOC2007(BaseDataset):
             if index == target and (self.difficult or not hard)
         )
 
-    def _exact_masks(self, image_id: str, height: int, width: int) -> np.ndarray:
-        """(T, height, width) bool regions from the segmentation PNG."""
+    def _exact_masks(
+        self, image_id: str, annotation: dict[str, Any], targets: Sequence[int], size: tuple[int, int] | None
+    ) -> np.ndarray:
+        """(T, height, width) bool regions from the segmentation PNG; size is (width, height), None = any."""
         path = self._mask_file(image_id)
         if path is None:
             raise SuiteError(f"{self.name}: expected {self.folder / 'SegmentationClass' / (image_id + '.png')}")
-        values = read_image(path, self.name, (width, height), _numbers)
+        values = read_image(path, self.name, size, _numbers)
         if path.parent.name == "SegmentationClass":
-            return np.stack([values == target + 1 for target in self.targets_of(image_id)])
-        indices = self._annotations[image_id]["indices"]
+            return np.stack([values == target + 1 for target in targets])
+        indices = annotation["indices"]
+        largest = int(np.max(values, initial=0, where=values != _VOID))
+        if largest > len(indices):
+            raise ValueError(
+                f"it numbers {largest} objects, the annotation has {len(indices)}: the masks would be other objects'"
+            )
         return np.stack(
             [
                 np.isin(values, [number for number, index in enumerate(indices, 1) if index == target])
-                for target in self.targets_of(image_id)
+                for target in targets
             ]
         )
 
@@ -466,39 +698,73 @@ class VOC2007(BaseDataset):
                 unreadable or of another size than annotated.
         """
         targets = self._readable(image_id)
-        annotation = self._annotations[image_id]
-        image = read_image(self.folder / "JPEGImages" / f"{image_id}.jpg", self.name, annotation["size"])
+        size = self._annotations[image_id]["size"]
+        image = read_image(self._picture(image_id), self.name, size)
+        return Sample(image_id, image, targets, *self._regions(image_id, image.size))
+
+    def _picture(self, image_id: str) -> Path:
+        return self.folder / "JPEGImages" / f"{image_id}.jpg"
+
+    def ground_truth_of(self, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """``masks`` and ``info`` of a sample; the picture is only read where the annotation does not give its size."""
+        self._readable(image_id)
+        size = self._annotations[image_id]["size"] or read_image(self._picture(image_id), self.name).size
+        return self._regions(image_id, size)
+
+    def _regions(self, image_id: str, size: tuple[int, int]) -> tuple[np.ndarray, dict[str, Any]]:
+        """``masks`` and ``info`` of a sample of size (width, height)."""
+        targets, annotation = self.targets_of(image_id), self._annotations[image_id]
         boxes = [self._boxes(image_id, target) for target in targets]
         try:
             if self.ground_truth == "masks":
-                masks = self._exact_masks(image_id, image.height, image.width)
+                masks = self._exact_masks(image_id, annotation, targets, size)
             else:
-                masks = np.stack([_fill_boxes(group, image.height, image.width) for group in boxes])
+                masks = np.stack([_fill_boxes(group, size[1], size[0]) for group in boxes])
         except ValueError as error:
             raise SuiteError(f"{self.name}: {self._annotation_file(image_id)}: {error}; unpack it again") from error
         flags = [
             (index, hard) for index, (_, _, hard) in zip(annotation["indices"], annotation["objects"], strict=True)
         ]
         hard = [all(h for index, h in flags if index == target) for target in targets]
-        return Sample(image_id, image, targets, masks, {"difficult": hard, "boxes": boxes})
-
-    def _class_counts(self) -> list[int]:
-        counts = [0] * len(self.classes)
-        for targets in self._targets.values():
-            for target in targets:
-                counts[target] += 1
-        return counts
+        return masks, {"difficult": hard, "boxes": boxes}
 
     def verify_counts(self) -> tuple[bool, str]:
         """Compares with the published counts of the VOC 2007 test set (PROTOCOL 6.1); never raises for a part of it.
 
         Returns:
-            (complete, message): complete if images, pairs and pairs per class are the published ones and every image
-            file is there.
+            (complete, message): complete if images, pairs and pairs per class are the published ones, every image
+            file is there, and those whose content is known, or a few that are decoded, are no stand-ins.
         """
+        known = _known_pictures("voc2007") if self.split == "test" and self.classes == VOC_CLASSES else {}
+        names = [f"{image_id}.jpg" for image_id in self.listed]
+        look = self.verify_annotations()[0]
+        return self._verify("test set", _picture_gaps(self.folder / "JPEGImages", names, known, look))
+
+    def verify_annotations(self) -> tuple[bool, str]:
+        """Compares the annotations with the published counts; no picture has to be there."""
+        return self._verify("ground truth", [])
+
+    def _verify(self, what: str, gaps_of_pictures: Sequence[str]) -> tuple[bool, str]:
         found = f"{plural(len(self.listed), 'image')}, {plural(self.pairs, 'pair')}"
+        gaps = self._gaps()
         if self.split != "test" or self.classes != VOC_CLASSES:
-            return False, f"{found}: no published counts for split={self.split}; {_NOT_COMPARABLE}"
+            note = "".join(f"; {gap}" for gap in [*gaps, *gaps_of_pictures])
+            return False, f"{found}: no published counts for split={self.split}{note}; {_NOT_COMPARABLE}"
+        expected = [plain + (hard if self.difficult else 0) for plain, hard in _VOC_TEST_PAIRS]
+        difference = self._first_difference(expected)
+        if len(self.listed) == _VOC_TEST_IMAGES and not difference and not gaps:
+            return _with_pictures(found, what, gaps_of_pictures)
+        if len(self.listed) == _VOC_TEST_IMAGES and self.pairs == sum(expected) and difference:
+            gaps.append(difference)
+        gaps += gaps_of_pictures
+        note = f" ({'; '.join(gaps)})" if gaps else ""
+        return False, (
+            f"{len(self.listed)} of {_VOC_TEST_IMAGES} images, {self.pairs} of {sum(expected)} pairs{note}: partial "
+            f"tree; {_NOT_COMPARABLE}"
+        )
+
+    def _gaps(self) -> list[str]:
+        """What of the list and the annotations takes no part."""
         gaps = []
         if self._without_annotation:
             gaps.append(f"{plural(len(self._without_annotation), 'listed image')} without annotation left out")
@@ -506,26 +772,10 @@ class VOC2007(BaseDataset):
             gaps.append(f"{plural(len(self._unreadable), 'listed image')} with a malformed annotation will fail")
         if self._without_mask:
             gaps.append(f"{plural(len(self._without_mask), 'listed image')} without mask left out")
-        files = {entry.name for entry in os.scandir(self.folder / "JPEGImages")} if self._has_images() else set()
-        missing = sum(f"{image_id}.jpg" not in files for image_id in self.listed)
-        if missing:
-            gaps.append(f"{plural(missing, 'image file')} missing")
-        expected = [plain + (hard if self.difficult else 0) for plain, hard in _VOC_TEST_PAIRS]
-        counts = self._class_counts()
-        if len(self.listed) == _VOC_TEST_IMAGES and counts == expected and not gaps:
-            return True, f"{found}: the complete test set"
-        total = sum(expected)
-        if len(self.listed) == _VOC_TEST_IMAGES and self.pairs == total and counts != expected:
-            name, got, want = next(row for row in zip(self.classes, counts, expected, strict=True) if row[1] != row[2])
-            gaps.append(f"{name} has {plural(got, 'pair')}, published {want}")
-        note = f" ({'; '.join(gaps)})" if gaps else ""
-        return False, (
-            f"{len(self.listed)} of {_VOC_TEST_IMAGES} images, {self.pairs} of {total} pairs{note}: partial tree; "
-            f"{_NOT_COMPARABLE}"
-        )
-
-    def _has_images(self) -> bool:
-        return (self.folder / "JPEGImages").is_dir()
+        if self._without_pixel:
+            what = "object" if self.ground_truth == "boxes" else "target"
+            gaps.append(f"{plural(self._without_pixel, what)} without a pixel of the image left out")
+        return gaps
 
     def _content(self) -> Sequence[Any]:
         """Ids, targets, boxes, flags and, if used, mask files."""
@@ -569,24 +819,52 @@ def _run_lengths(text: str) -> list[int]:
     return numbers
 
 
-def _region_of_runs(runs: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """(height, width) bool region of ``{"size", "counts"}``: lengths of zeros and ones in turn, down the columns."""
+def _checked_runs(runs: dict[str, Any], height: int, width: int) -> list[int]:
+    """The run lengths of ``{"size", "counts"}``, which add up to the image.
+
+    Raises:
+        ValueError: If they do not, or are something else; KeyError if one is missing.
+    """
     if runs["size"] != [height, width]:
-        raise ValueError(f"the run lengths are of a mask of height and width {runs['size']}, not {[height, width]}")
+        size = "x".join(map(str, runs["size"])) if isinstance(runs["size"], list) else _kind(runs["size"])
+        raise ValueError(f"the run lengths are of a mask of height x width {size:.40}, not {height}x{width}")
     counts = _run_lengths(runs["counts"]) if isinstance(runs["counts"], str) else runs["counts"]
+    if not isinstance(counts, list):
+        raise ValueError(f"the run lengths are {_kind(counts)}, expected a list or text")
     if any(type(count) is not int or count < 0 for count in counts) or sum(counts) != height * width:
         raise ValueError(f"the run lengths are not whole numbers that add up to {height} * {width}")
+    return counts
+
+
+def _region_of_runs(runs: dict[str, Any], height: int, width: int) -> np.ndarray:
+    """(height, width) bool region of ``{"size", "counts"}``: lengths of zeros and ones in turn, down the columns.
+
+    Decoded here because pycocotools does not check them: lengths that do not add up to the image give a mask of
+    whatever the memory held (2.0.11: values such as 85 and 120 for ``[3, 2]`` or an empty text in 5 x 6 pixels).
+    """
+    counts = _checked_runs(runs, height, width)
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def _check_numbers(what: str, values: Sequence[Any]) -> None:
+    """Raises a ValueError, which begins with ``what``, if one of the values is no number."""
+    for value in values:
+        if type(value) not in (int, float):
+            raise ValueError(f"{what} is {_shown(value)}, expected a number")
 
 
 def _region_of_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
     """(height, width) bool region of polygons ``[x, y, x, y, ...]``, as pycocotools draws them."""
     from pycocotools import mask
 
-    if not polygons:
-        raise ValueError("there is no polygon")
+    if not isinstance(polygons, list) or not polygons:
+        found = "a list without a polygon" if polygons == [] else _kind(polygons)
+        raise ValueError(f"the segmentation is {found}, expected a list of polygons, [[x, y, x, y, ...]]")
     far = max(height, width)
     for polygon in polygons:
+        if not isinstance(polygon, list):
+            raise ValueError(f"a polygon is {_kind(polygon)}, expected a list of coordinates: [[x, y, x, y, ...]]")
+        _check_numbers("a polygon's coordinate", polygon)
         if len(polygon) < 6 or len(polygon) % 2:  # pycocotools would take four numbers for a box
             raise ValueError(f"a polygon has {len(polygon)} coordinates, expected three points or more")
         if not all(-far <= value <= 2 * far for value in polygon):  # its memory grows with the circumference
@@ -596,10 +874,37 @@ def _region_of_polygons(polygons: Sequence[Sequence[float]], height: int, width:
 
 def _coco_box(box: Sequence[float]) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of ``[x, y, width, height]``, rounded outwards to whole pixels."""
+    if not isinstance(box, list) or len(box) != 4:
+        raise ValueError(f"the bbox is {_kind(box)}, expected a list of four numbers: x, y, width, height")
+    _check_numbers("a number of the bbox", box)
     x, y, width, height = box
     if not all(math.isfinite(value) for value in box) or width < 0 or height < 0:
         raise ValueError(f"{box} is not a box x, y, width, height")
     return math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
+
+
+#: A polygon whose bounding box has so many pixels either way is taken to have one itself, unless drawing shows none.
+_WIDE = 2
+
+
+def _extent(polygon: Sequence[float], height: int, width: int) -> tuple[float, float]:
+    """How wide and high the part of a polygon's bounding box within the image is; below 0 if it lies outside."""
+    xs, ys = polygon[::2], polygon[1::2]
+    return min(max(xs), width) - max(min(xs), 0), min(max(ys), height) - max(min(ys), 0)
+
+
+def _entries(content: Any, key: str) -> list[dict[str, Any]]:
+    """The list of objects under a key of COCO's JSON.
+
+    Raises:
+        ValueError: If it is something else; KeyError if it is missing.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {_kind(content)}, expected an object with images and annotations")
+    entries = content[key]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{key!r} is {_kind(entries)}, expected a list of objects")
+    return entries
 
 
 class COCO2014(BaseDataset):
@@ -664,34 +969,93 @@ class COCO2014(BaseDataset):
             self._warn_if_partial()
 
     def _read_annotations(self) -> None:
-        objects: dict[Any, list[dict[str, Any]]] = {}
         try:
             data = self._file.read_bytes()
             content = json.loads(data)
-            self._check_categories(content.get("categories", ()))
-            images = {image["id"]: image for image in content["images"]}
-            for annotation in content["annotations"]:
-                objects.setdefault(annotation["image_id"], []).append(annotation)
-            numbers = sorted(images)
-            self.listed = tuple(f"{number:012d}" for number in numbers)
+            self._check_categories(_entries(content, "categories") if "categories" in content else [])
+            images, twice = self._images_by_number(_entries(content, "images"))
+            objects = self._objects_by_number(_entries(content, "annotations"), images)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise SuiteError(
                 f"{self.name}: {self._file} is not a COCO annotation file ({_reason(error)}); unpack it again"
             ) from error
         self._hash = hashlib.sha256(data).hexdigest()
-        self._images = {i: images[number] for i, number in zip(self.listed, numbers, strict=True)}
-        self._objects = {i: objects.get(number, []) for i, number in zip(self.listed, numbers, strict=True)}
-        self._targets, self._unreadable = {}, {}
-        for image_id in self.listed:
+        self._images = {f"{number:012d}": images[number] for number in sorted(images)}
+        self.listed = tuple(self._images)
+        self._objects: dict[str, list[dict[str, Any]]] = {}
+        self._targets, self._unreadable, self._without_pixel = {}, {}, 0
+        for image_id, number in zip(self.listed, sorted(images), strict=True):
             try:
-                file_name = self._images[image_id]["file_name"]
-                if not isinstance(file_name, str) or not Path(file_name).name:
-                    raise ValueError(f"{file_name!r} is not the name of a file")
-                targets = tuple(sorted({self._index(annotation) for annotation in self._objects[image_id]}))
-            except (ValueError, LookupError, TypeError) as error:
+                if number in twice:
+                    raise ValueError("the image is listed twice, with different sizes or files")
+                targets = self._read_image_entry(image_id, objects.get(number, ()))
+            except (ValueError, LookupError, TypeError, OverflowError) as error:
                 targets, self._unreadable[image_id] = (), self._malformed(image_id, error)
             if targets or image_id in self._unreadable:
                 self._targets[image_id] = targets
+
+    @staticmethod
+    def _images_by_number(entries: Sequence[dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], set[int]]:
+        """Images by id, and the ids that two different images have."""
+        images: dict[int, dict[str, Any]] = {}
+        twice = set()
+        for image in entries:
+            number = whole_number("an image's id", image["id"])
+            if number < 0:
+                raise ValueError(f"an image's id is {number}, expected 0 or more")
+            if images.setdefault(number, image) != image:
+                twice.add(number)
+        return images, twice
+
+    def _objects_by_number(
+        self, entries: Sequence[dict[str, Any]], images: Mapping[int, Any]
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Annotations by the id of their image; those whose image is not listed are counted."""
+        objects: dict[int, list[dict[str, Any]]] = {}
+        self._strays: list[Any] = []
+        for annotation in entries:
+            number = annotation["image_id"]
+            if type(number) in (int, float) and number in images:
+                objects.setdefault(int(number), []).append(annotation)
+            else:
+                self._strays.append(number)
+        numbers = [annotation["id"] for annotation in entries if type(annotation.get("id")) in (int, float, str)]
+        self._repeated = len(numbers) - len(set(numbers))
+        return objects
+
+    def _read_image_entry(self, image_id: str, objects: Sequence[dict[str, Any]]) -> tuple[int, ...]:
+        """The targets of an image; keeps its objects, without those that have no pixel.
+
+        Raises:
+            ValueError: If its size, its file's name or a category is malformed; KeyError if one is missing.
+        """
+        facts = self._images[image_id]
+        if not isinstance(facts["file_name"], str) or not Path(facts["file_name"]).name:
+            raise ValueError(f"file_name is {_shown(facts['file_name'])}, expected the name of a file")
+        width, height = (whole_number(f"the image's {side}", facts[side]) for side in ("width", "height"))
+        indices = [self._index(annotation) for annotation in objects]
+        seen = [self._may_have_pixel(annotation, height, width) for annotation in objects]
+        self._without_pixel += seen.count(False)
+        self._objects[image_id] = [annotation for annotation, kept in zip(objects, seen, strict=True) if kept]
+        return tuple(sorted({index for index, kept in zip(indices, seen, strict=True) if kept}))
+
+    def _may_have_pixel(self, annotation: dict[str, Any], height: int, width: int) -> bool:
+        """Whether an object has a pixel of its image; True where it is malformed, which reading the sample says.
+
+        Only an outline that is thin, or lies outside, is drawn to find out: drawing all of COCO's takes minutes.
+        """
+        try:
+            if self.ground_truth == "boxes":
+                return _has_pixel(_coco_box(annotation["bbox"]), width, height)
+            segmentation = annotation["segmentation"]
+            if isinstance(segmentation, dict):
+                return any(_checked_runs(segmentation, height, width)[1::2])
+            extents = [min(_extent(polygon, height, width)) for polygon in segmentation]
+            if height * width > _MAX_PIXELS or max(extents) >= _WIDE or max(extents) < 0:
+                return max(extents) >= 0
+            return bool(_region_of_polygons(segmentation, height, width).any())
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            return True
 
     def _malformed(self, image_id: str, error: Exception) -> str:
         return (
@@ -702,15 +1066,17 @@ class COCO2014(BaseDataset):
     def _check_categories(self, categories: Sequence[dict[str, Any]]) -> None:
         """Raises a ValueError if a category id means another class than COCO's."""
         for category in categories:
-            number, name = category["id"], category["name"]
-            if number in _COCO_INDEX and COCO_CLASSES[_COCO_INDEX[number]] != _COCO_RENAMED.get(name, name):
-                raise ValueError(f"category {number} is {name!r}, COCO's is {COCO_CLASSES[_COCO_INDEX[number]]!r}")
+            number, name = whole_number("a category's id", category["id"]), category["name"]
+            index = _COCO_INDEX.get(number)
+            known = _COCO_RENAMED.get(name, name) if isinstance(name, str) else None
+            if index is not None and COCO_CLASSES[index] != known:
+                raise ValueError(f"category {number} is {name!r:.40}, COCO's is {COCO_CLASSES[index]!r}")
 
     @staticmethod
     def _index(annotation: dict[str, Any]) -> int:
-        category = annotation["category_id"]
+        category = whole_number("a category_id", annotation["category_id"])
         if category not in _COCO_INDEX:
-            raise ValueError(f"category {category!r} is none of COCO's 80 (1 to 90 with gaps)")
+            raise ValueError(f"category {category} is none of COCO's 80 (1 to 90 with gaps)")
         return _COCO_INDEX[category]
 
     def __getitem__(self, image_id: str) -> Sample:
@@ -726,21 +1092,31 @@ class COCO2014(BaseDataset):
         facts = self._images[image_id]
         # Only the last part of the name: an annotation file must not lead out of the folder.
         path = self.folder / self.split / Path(facts["file_name"]).name
+        image = read_image(path, self.name, self._size(image_id))
+        return Sample(image_id, image, targets, *self.ground_truth_of(image_id))
+
+    def _size(self, image_id: str) -> tuple[int, int]:
+        facts = self._images[image_id]
+        return int(facts["width"]), int(facts["height"])
+
+    def ground_truth_of(self, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """``masks`` and ``info`` of a sample, from the annotation alone."""
+        targets, (width, height) = self._readable(image_id), self._size(image_id)
         masks, boxes, crowd = [], [], []
         try:
-            image = read_image(path, self.name, (facts["width"], facts["height"]))
             for target in targets:
                 objects = [annotation for annotation in self._objects[image_id] if self._index(annotation) == target]
                 boxes.append(tuple(_coco_box(annotation["bbox"]) for annotation in objects))
                 crowd.append(all(annotation.get("iscrowd", 0) for annotation in objects))
                 if self.ground_truth == "boxes":
-                    masks.append(_fill_boxes(boxes[-1], image.height, image.width))
+                    masks.append(_fill_boxes(boxes[-1], height, width))
                 else:
-                    masks.append(self._region(objects, image.height, image.width))
+                    masks.append(self._region(objects, height, width))
+                if not masks[-1].any():
+                    raise ValueError(f"{self.classes[target]!r} has no pixel of the image")
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise SuiteError(self._malformed(image_id, error)) from error
-        info = {"difficult": [False] * len(targets), "crowd": crowd, "boxes": boxes}
-        return Sample(image_id, image, targets, np.stack(masks), info)
+        return np.stack(masks), {"difficult": [False] * len(targets), "crowd": crowd, "boxes": boxes}
 
     @staticmethod
     def _region(objects: Sequence[dict[str, Any]], height: int, width: int) -> np.ndarray:
@@ -756,24 +1132,51 @@ class COCO2014(BaseDataset):
         """Compares with the published counts of val2014; never raises for a part of it.
 
         Returns:
-            (complete, message): complete if there are 40504 images, all there, 40137 of them with annotations.
+            (complete, message): complete if there are 40504 images, all there and, of those that are looked at, no
+            stand-ins, 40137 of them with annotations, and the pairs of every class are as many as published.
         """
+        names = [Path(str(facts.get("file_name"))).name for facts in self._images.values()]
+        look = self.verify_annotations()[0]
+        return self._verify("val2014", _picture_gaps(self.folder / self.split, names, {}, look))
+
+    def verify_annotations(self) -> tuple[bool, str]:
+        """Compares the annotations with the published counts; no picture has to be there."""
+        return self._verify("ground truth", [])
+
+    def _verify(self, what: str, gaps_of_pictures: Sequence[str]) -> tuple[bool, str]:
         found = f"{plural(len(self.listed), 'image')}, {plural(self.pairs, 'pair')}"
+        gaps = self._gaps()
         if self.split != "val2014":
-            return False, f"{found}: no published counts for split={self.split}; {_NOT_COMPARABLE}"
-        images = self.folder / self.split
-        files = {entry.name for entry in os.scandir(images)} if images.is_dir() else set()
-        missing = sum(Path(str(facts.get("file_name"))).name not in files for facts in self._images.values())
-        gaps = [f"{plural(missing, 'image file')} missing"] if missing else []
-        if self._unreadable:
-            gaps.append(f"{plural(len(self._unreadable), 'image')} with a malformed annotation will fail")
-        if (len(self.listed), len(self.ids)) == (_COCO_VAL_IMAGES, _COCO_VAL_ANNOTATED) and not gaps:
-            return True, f"{found}: the complete val2014"
+            note = "".join(f"; {gap}" for gap in [*gaps, *gaps_of_pictures])
+            return False, f"{found}: no published counts for split={self.split}{note}; {_NOT_COMPARABLE}"
+        images = (len(self.listed), len(self.ids)) == (_COCO_VAL_IMAGES, _COCO_VAL_ANNOTATED)
+        difference = self._first_difference(_COCO_VAL_PAIRS)
+        if images and not difference and not gaps:
+            return _with_pictures(found, what, gaps_of_pictures)
+        if images and difference:
+            gaps.append(difference)
+        gaps += gaps_of_pictures
         note = f" ({'; '.join(gaps)})" if gaps else ""
         return False, (
             f"{len(self.listed)} of {_COCO_VAL_IMAGES} images, {len(self.ids)} of {_COCO_VAL_ANNOTATED} annotated, "
-            f"{plural(self.pairs, 'pair')}{note}: partial tree; {_NOT_COMPARABLE}"
+            f"{self.pairs} of {sum(_COCO_VAL_PAIRS)} pairs{note}: partial tree; {_NOT_COMPARABLE}"
         )
+
+    def _gaps(self) -> list[str]:
+        """What of the annotation file takes no part, or was found twice."""
+        gaps = []
+        if self._unreadable:
+            gaps.append(f"{plural(len(self._unreadable), 'image')} with a malformed annotation will fail")
+        if self._strays:
+            gaps.append(
+                f"{plural(len(self._strays), 'annotation')} of images that are not listed left out (the first: "
+                f"image_id is {_shown(self._strays[0])})"
+            )
+        if self._repeated:
+            gaps.append(f"{plural(self._repeated, 'annotation')} with an id that another one has")
+        if self._without_pixel:
+            gaps.append(f"{plural(self._without_pixel, 'object')} without a pixel of the image left out")
+        return gaps
 
     def _content(self) -> Sequence[Any]:
         """Ids, targets and the annotation file."""
@@ -827,6 +1230,10 @@ class Shapes(VOC2007):
     def verify_counts(self) -> tuple[bool, str]:
         """Always complete: the scenes were drawn here."""
         return True, f"{plural(len(self.listed), 'generated scene')} (seed {self.seed}), {plural(self.pairs, 'pair')}"
+
+    def verify_annotations(self) -> tuple[bool, str]:
+        """As `verify_counts`."""
+        return self.verify_counts()
 
 
 # --- photos inside packages -------------------------------------------------------------------------------------------
@@ -887,7 +1294,7 @@ class Photos(BaseDataset):
 
     def _rows(self) -> list[dict[str, str]]:
         try:
-            with self._table.open(newline="", encoding="utf-8") as lines:
+            with self._table.open(newline="", encoding="utf-8-sig") as lines:
                 return list(csv.DictReader(lines))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise SuiteError(f"{self.name}: expected the table {self._table}: {error}") from error

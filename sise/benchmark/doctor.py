@@ -27,7 +27,7 @@ from packaging.specifiers import SpecifierSet
 from torch import nn
 
 from sise.benchmark import audits, models, severstal
-from sise.benchmark.datasets import Photos
+from sise.benchmark.datasets import Photos, files_in
 from sise.benchmark.runner import choose_device
 from sise.scoring import Scorer
 from sise.types import SuiteError, choose
@@ -313,7 +313,7 @@ def _severstal(root: str) -> Finding:
     except SuiteError as error:
         found, _, how = str(error).removeprefix("severstal: ").partition("; ")
         return Finding("severstal", "missing", found, how.replace("dataset.root=", "roots.severstal="))
-    files = {entry.name for entry in os.scandir(folder / "train_images")}
+    files = files_in(folder / "train_images")
     there = sum(strip in files for strip in listed)
     message = f"{there} of {severstal.LISTED_IMAGES} strips with a defect, {len(files)} of {severstal.ALL_IMAGES} files"
     if (there, len(listed)) == (severstal.LISTED_IMAGES, severstal.LISTED_IMAGES):

@@ -20,7 +20,7 @@ import torch
 from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,7 +28,7 @@ from metrics import keep_mask
 from sise.benchmark import runner
 from sise.benchmark.datasets import IMAGE_FORMATS
 from sise.benchmark.figures import visualization_maps
-from sise.benchmark.preprocessing import to_rgb
+from sise.benchmark.preprocessing import to_rgb, upright
 from sise.benchmark.runner import Cell
 from sise.benchmark.sheets import Rows, overlay, provenance
 from sise.benchmark.subjects import short
@@ -108,7 +108,7 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(upright(image))
     except Exception as error:  # a damaged file can raise anything
         raise SuiteError(f"{path} is not a readable image ({error}); expected {', '.join(IMAGE_FORMATS)}.") from error
 

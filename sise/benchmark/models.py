@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sise.benchmark.datasets import COCO_CLASSES, VOC_CLASSES, imagenet_classes
+from sise.benchmark.datasets import COCO_CLASSES, VOC_CLASSES, imagenet_classes, read_lines
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
 from sise.layers import evaluating, find_layers, input_channels
 from sise.types import Model, SuiteError, choose
@@ -558,10 +558,9 @@ def _shapes_model(
 def _class_names(path: str | os.PathLike) -> tuple[str, ...]:
     """The names in a text file, one a line, in the order of the network's scores."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return tuple(read_lines(Path(path)))
+    except (OSError, ValueError) as error:
         raise SuiteError(f"model.classes: expected a text file with one class name a line: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _for_dataset(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from sise.maps import upsample
 from sise.types import SuiteError, choose
 
-__all__ = ["CAFFE_MEAN", "GEOMETRIES", "RESAMPLES", "Preprocessing", "to_rgb"]
+__all__ = ["CAFFE_MEAN", "GEOMETRIES", "RESAMPLES", "Preprocessing", "to_rgb", "upright"]
 
 #: Mean colour (R, G, B) of ImageNet in [0, 255], which TorchRay's networks subtract.
 CAFFE_MEAN = (123.68, 116.779, 103.939)
@@ -33,6 +33,33 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
+
+
+#: How a picture is turned for each value of EXIF's orientation; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its camera says (EXIF's orientation); as it is where that is missing or unreadable.
+
+    Pillow's `ImageOps.exif_transpose` also writes the whole EXIF block anew, which fails on metadata of other types
+    than the standard's. A picture is not refused for what cameras and editors write beside it.
+    """
+    image.load()  # Pillow turns a TIFF while it decodes, and then takes its orientation away
+    try:
+        turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION))
+    except Exception:  # damaged metadata can raise anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

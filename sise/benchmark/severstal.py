@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from sise.benchmark.datasets import BaseDataset, digest, plural, read_image
+from sise.benchmark.datasets import BaseDataset, digest, files_in, plural, read_image
 from sise.benchmark.models import SuiteModel, _load_state, _model, _sha256, read_state
 from sise.benchmark.preprocessing import Preprocessing
 from sise.types import Sample, SuiteError, choose
@@ -108,11 +108,12 @@ def read_csv(path: Path, name: str = "severstal") -> dict[str, dict[int, np.ndar
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
-            columns = set(reader.fieldnames or ())
+            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+            columns = set(reader.fieldnames)
             combined = "ImageId_ClassId" in columns
             if "EncodedPixels" not in columns or not (combined or {"ImageId", "ClassId"} <= columns):
                 raise SuiteError(
-                    f"{name}: {path} has the columns {', '.join(reader.fieldnames or ()) or '(none)'}; expected "
+                    f"{name}: {path} has the columns {', '.join(reader.fieldnames) or '(none)'}; expected "
                     "ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels; unzip it again"
                 )
             for row in reader:
@@ -123,6 +124,7 @@ def read_csv(path: Path, name: str = "severstal") -> dict[str, dict[int, np.ndar
                     image, _, class_text = (row["ImageId_ClassId"] or "").rpartition("_")
                 else:
                     image, class_text = row["ImageId"] or "", row["ClassId"] or ""
+                image, class_text = image.strip(), class_text.strip().removesuffix(".0")  # 3.0: pandas, of a gap
                 try:
                     class_id, runs = int(class_text), _runs(pixels)
                 except ValueError as error:
@@ -230,7 +232,8 @@ class Severstal(BaseDataset):
         self.recast = {"all_12568": bool(all_12568), "black_below": float(black_below), "seed": int(seed)}
         self.folder = find(root, name)
         self._defects = read_csv(self.folder / "train.csv", name)
-        files = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder / "train_images")}
+        images = self.folder / "train_images"
+        files = {name: (images / name).stat().st_size for name in files_in(images)}
         strips = set(self._defects) | ({f for f in files if f.lower().endswith(".jpg")} if all_12568 else set())
         self._without_file = sum(strip not in files for strip in strips)
         self.strips = tuple(sorted(strip for strip in strips if strip in files))
