@@ -1,19 +1,30 @@
-# make tables   environment, main job on the embedded data, tables in results/
-# make test     environment, tests
-# make test-cpus   the numeric tests as other CPUs would run them, a few minutes
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: tables test test-cpus install clean
+.PHONY: help tables report test test-cpus lint install clean
+
+help:
+	@echo 'make tables   environment (6 GB), main job on the embedded data (about a quarter of an hour), tables in results/'
+	@echo 'make report   one page of everything in results/: results/report.html'
+	@echo 'make test     environment, style, tests'
+	@echo 'make test-cpus   the numeric tests as other CPUs would run them, a few minutes'
+	@echo 'make lint     style only'
+	@echo 'make clean    removes the environment and what tools have cached; outputs/ and data/ are yours to delete'
 
 tables: install
 	$(RUN) scripts/evaluate.py experiment=sise_table1 limit=44
 	$(RUN) scripts/evaluate.py experiment=photos
 	$(RUN) scripts/tabulate.py
 
-test: install
+report: install
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[report]'
+	$(RUN) scripts/report.py
+
+lint: install
 	$(RUN) -m ruff check .
+
+test: lint
 	$(RUN) -m pytest
 
 test-cpus: install
@@ -29,4 +40,5 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) outputs data
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find sise baselines metrics scripts tests hydra_plugins -name __pycache__ -type d -prune -exec rm -rf {} +

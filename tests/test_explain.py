@@ -125,23 +125,84 @@ def test_several_classes_and_explainers_make_one_panel(ask, tmp_path, monkeypatc
     np.testing.assert_array_equal(np.load(folder / "grad_cam_3_grey_map.npy"), grad_cam(probe, [3])[0].numpy())
 
 
-def test_files_of_another_network_or_class_do_not_stay(ask, tmp_path):
+def test_a_second_command_keeps_the_maps_of_the_first(ask, tmp_path):
+    picture().save(tmp_path / "box.png")
+    image, folder = f"image={tmp_path}/box.png", tmp_path / "out" / "box"
+    assert ask(image, "target=0", "explainer=[sise,grad_cam]") == 0
+    first = {f.name: np.load(f) for f in folder.glob("*.npy")}
+    (folder / "mine.txt").write_text("kept")
+    assert ask(image, "target=0", "explainer=rise", "explainer.call.n_masks=20") == 0
+    assert ask(image, "target=0", "explainer=sise", "explainer.call.mu=0.3") == 0  # other settings, other names
+    assert ask(image, "target=0", "explainer=[sise,rise]", "explainer.call.n_masks=20") == 0  # another panel
+    for name, saliency in first.items():  # SISE's was made again: a pass in another batch may round differently
+        np.testing.assert_allclose(np.load(folder / name), saliency, atol=1e-5)
+    found = about(folder)
+    assert [m["stem"] for m in found["maps"]] == ["sise_0_red", "grad_cam_0_red", "rise_0_red", "sise_0_red-2"]
+    assert [m["options"]["mu"] for m in found["maps"] if m["explainer"] == "sise"] == [0.0, 0.3]
+    assert [p["file"] for p in found["panels"]] == ["panel.png", "panel-2.png"]
+    files = {name for one in found["maps"] for name in one["files"]} | {"panel.png", "panel-2.png"}
+    assert {f.name for f in folder.iterdir()} == files | {"explanation.json", "mine.txt"}
+
+
+def test_the_same_command_again_overwrites_its_own_files_only(ask, tmp_path):
     picture().save(tmp_path / "box.png")
     folder = tmp_path / "out" / "box"
-    assert ask(f"image={tmp_path}/box.png", "target=[0,1]", "explainer=grad_cam") == 0
-    assert (folder / "panel.png").is_file()
-    (folder / "mine.txt").write_text("kept")
-    outside = tmp_path / "out" / "outside.png"
-    outside.write_text("kept")
-    old = about(folder)
-    old["maps"][0]["files"] += ["../outside.png", "..", 3]
-    (folder / "explanation.json").write_text(json.dumps(old))
-    assert ask(f"image={tmp_path}/box.png", "target=2", "explainer=grad_cam") == 0
-    (one,) = about(folder)["maps"]
-    there = sorted(f.name for f in folder.iterdir())
-    assert there == sorted([*one["files"], "explanation.json", "mine.txt"]) and outside.is_file()
+    for _ in range(2):
+        assert ask(f"image={tmp_path}/box.png", "target=[0,1]", "explainer=grad_cam") == 0
+    names = sorted(f.name for f in folder.iterdir())
+    assert len(about(folder)["maps"]) == 2 and "panel.png" in names and not any("-2" in name for name in names)
+
+
+def test_photos_of_one_name_do_not_share_a_folder(ask, tmp_path):
+    for number, folder in enumerate("ab"):
+        (tmp_path / folder).mkdir()
+        picture(seed=number).save(tmp_path / folder / "pet.png")
+        assert ask(f"image={tmp_path}/{folder}/pet.png", "target=0", "explainer=grad_cam") == 0
+    out = tmp_path / "out"
+    assert about(out / "pet")["sha256"] != about(out / "pet-2")["sha256"]
+    assert ask(f"image={tmp_path}/a/pet.png", "target=0", "explainer=grad_cam") == 0
+    assert sorted(f.name for f in out.iterdir()) == ["pet", "pet-2"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(ask, tmp_path):
+    picture().save(tmp_path / "box.png")
+    folder = tmp_path / "out" / "box"
+    folder.mkdir(parents=True)
+    (folder / "panel.png").write_text("mine")
     (folder / "explanation.json").write_text("[]")
     assert ask(f"image={tmp_path}/box.png", "target=2", "explainer=grad_cam") == 0
+    assert (folder / "panel.png").read_text() == "mine" and about(tmp_path / "out" / "box-2")["maps"]
+    old = about(tmp_path / "out" / "box-2")
+    old["maps"][0]["stem"] = "../../evil"
+    (tmp_path / "out" / "box-2" / "explanation.json").write_text(json.dumps(old))
+    assert ask(f"image={tmp_path}/box.png", "target=2", "explainer=grad_cam") == 0
+    assert not list(tmp_path.glob("evil*")) and not list(tmp_path.glob("out/evil*"))
+
+
+def test_pictures_called_like_the_folder_above_stay_below_out(ask, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("...png", "..png"):
+        picture().save(tmp_path / "in" / name, "PNG")
+    assert ask(f"image={tmp_path}/in", "target=0", "explainer=grad_cam") == 0
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["___png", "__png"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_one_picture_has_a_bar_of_its_passes(ask, tmp_path, monkeypatch):
+    states = []
+
+    class Watched(explain.Progress):
+        def update(self, n=1):
+            states.append((self.desc, self.n + n, self.total))
+            return super().update(n)
+
+    monkeypatch.setattr(explain, "Progress", Watched)
+    picture().save(tmp_path / "box.png")
+    options = ["explainer=[sise,rise]", "explainer.call.n_masks=50", "target=0"]
+    assert ask(f"image={tmp_path}/box.png", *options) == 0
+    rise_states = [state for state in states if state[0] == "RISE"]
+    assert rise_states[-1] == ("RISE", 50, 50) and all(total == 50 for _, _, total in rise_states)
+    assert any(desc == "SISE" for desc, _, _ in states) and all(done <= total for _, done, total in states)
 
 
 def test_a_network_of_curves_is_refused(ask, tmp_path):

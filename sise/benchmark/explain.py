@@ -6,11 +6,11 @@ What is written, and every setting, stands in configs/explain.yaml; ``sise.expla
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,22 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from metrics import keep_mask
-from sise.benchmark import runner
+from sise.benchmark import explanation, runner
 from sise.benchmark.datasets import IMAGE_FORMATS
 from sise.benchmark.figures import visualization_maps
+from sise.benchmark.names import folder_name
 from sise.benchmark.preprocessing import to_rgb, upright
 from sise.benchmark.runner import Cell
 from sise.benchmark.sheets import Rows, overlay, provenance
 from sise.benchmark.subjects import short
+from sise.benchmark.terminal import Progress
 from sise.layers import check_layers
 from sise.maps import upsample
 from sise.method import layer_names
 from sise.probe import Probe
+from sise.scoring import Scorer, Segment
 from sise.types import Model, SuiteError, choose
 
 log = logging.getLogger(__name__)
@@ -174,6 +176,56 @@ class Map:
     layers: dict[str, Tensor | None] = field(default_factory=dict)
 
 
+class ShownScorer(Scorer):
+    """Shows the passes of an explainer that takes more than two seconds, and the time they will take.
+
+    Attributes:
+        shown: Whether to; not beside another bar.
+    """
+
+    shown = False
+    _bar: Progress | None = None
+    _iterations = 0
+
+    @contextmanager
+    def showing(self, label: str, masks: int | None, iterations: int | None, targets: int) -> Iterator[None]:
+        """While an explainer runs that is known to score so many masks, or to make so many iterations per target."""
+        if not self.shown:
+            yield
+            return
+        self._iterations = (iterations or 0) * targets
+        try:
+            with Progress(total=masks or 0, desc=label, unit="pass", delay=2, leave=False) as self._bar:
+                yield
+        finally:
+            self._bar = None
+
+    def score(self, segments: Sequence[Segment]) -> Tensor:
+        self._announce(sum(len(segment.maps) for segment in segments))
+        return super().score(segments)
+
+    def differentiable(self, inputs: Tensor) -> Tensor:
+        if self._bar is not None:
+            self._bar.total = max(self._bar.total, self._iterations * len(inputs))
+        scores = super().differentiable(inputs)
+        self._advance(len(inputs))
+        return scores
+
+    def _forward(self, batch: Tensor) -> Tensor:
+        scores = super()._forward(batch)
+        self._advance(len(batch))
+        return scores
+
+    def _announce(self, passes: int) -> None:
+        if self._bar is not None:
+            self._bar.total = max(self._bar.total, self._bar.n + passes)
+
+    def _advance(self, passes: int) -> None:
+        if self._bar is not None:
+            self._bar.total = max(self._bar.total, self._bar.n + 1)
+            self._bar.update(min(passes, self._bar.total - self._bar.n))  # a last batch may be padded
+
+
 class Explaining:
     """A network and explainers, ready for images.
 
@@ -201,7 +253,7 @@ class Explaining:
         if named:
             size, channels = self.model.preprocess.size, len(self.model.black)
             check_layers(self.network, list(named), size, channels=channels)
-        self.scorer = runner.make_scorer(self.network, self.cfg.engine)
+        self.scorer = runner.make_scorer(self.network, self.cfg.engine, kind=ShownScorer)
 
     def describe(self) -> list[str]:
         """The network, its input and its layers in words."""
@@ -214,6 +266,22 @@ class Explaining:
             f"input:   {pre.size[0]} × {pre.size[1]} {kind} ({pre.geometry}), (pixel − {numbers[0]}) / {numbers[1]}",
             f"layers:  {layers}; CAM methods read {self.model.cam_layer or 'none'}",
         ]
+
+    def facts(self) -> dict[str, Any]:
+        """What a map depends on besides its explainer, for explanation.json."""
+        return {
+            "network": self.model.name,
+            "note": self.model.note,
+            "weights_hash": self.model.weights_hash,
+            "input": repr(self.model.preprocess),
+            "layers": list(self.model.layers),
+            "cam_layer": self.model.cam_layer,
+            "protocol": self.cfg.protocol.name,
+            "settings": {
+                "protocol": OmegaConf.to_container(self.cfg.protocol, resolve=True),
+                "precision": self.cfg.engine.precision,
+            },
+        }
 
     def probe(self, image: Image.Image) -> Probe:
         """The image as the network sees it."""
@@ -235,7 +303,9 @@ class Explaining:
         """Every explainer's map of every class, class by class."""
         made: list[Map] = []
         for cell in self.cells:
-            with probe.bill() as bill:
+            call, label = cell.cfg.explainer.call, cell.cfg.explainer.label
+            shown = self.scorer.showing(label, call.get("n_masks"), call.get("max_iter"), len(targets))
+            with shown, probe.bill() as bill:
                 saliency = cell.explainer(probe, targets)
             saliency = runner.checked_maps(saliency, probe, len(targets), self.cfg.protocol.on_nan)
             costs = {"seconds": bill.seconds, "forward_passes": bill.forward, "backward_passes": bill.backward}
@@ -258,7 +328,8 @@ def explain_image(explaining: Explaining, path: Path, folder: Path, targets: Seq
     Args:
         explaining: Network and explainers.
         path: The image.
-        folder: Where files go; made if need be. The files of an earlier explanation there are removed.
+        folder: Where files go; made if need be. Maps of an earlier command stay, but for those that are made again;
+            where it holds anything else than maps of this picture, ``<folder>-2`` is taken.
         targets: Class indices; None for the best class.
 
     Returns:
@@ -267,7 +338,7 @@ def explain_image(explaining: Explaining, path: Path, folder: Path, targets: Seq
     Raises:
         SuiteError: If the image cannot be read or an explainer cannot explain it.
     """
-    image, model, classes = read_image(path), explaining.model, explaining.model.classes
+    image, classes = read_image(path), explaining.model.classes
     probe = explaining.probe(image)
     confidences = probe.to_confidence(probe.scores()).tolist()
     best = sorted(range(len(confidences)), key=lambda i: -confidences[i])
@@ -276,77 +347,77 @@ def explain_image(explaining: Explaining, path: Path, folder: Path, targets: Seq
     lines = [f"{path} ({image.width} × {image.height})"]
     lines += [f"  {confidences[i]:.4f}  {classes[i]} ({i})" for i in [*top, *(t for t in targets if t not in top)]]
     maps = explaining.maps(probe, targets)
+    digest = explanation.digest_of(path)
+    folder = explanation.folder_of(folder, digest)
     folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
-    facts = []
-    for one in maps:
-        files = _write_map(one, image, explaining, probe, folder)
-        empty = "" if one.saliency.any() else ", an empty map: no evidence found"
-        label = f"{one.cell.cfg.explainer.label} of {classes[one.target]!r}"
-        lines.append(f"  {label}: {folder / files[0]} ({one.costs['forward_passes']:.0f} passes{empty})")
-        facts.append(
-            {
-                "explainer": one.cell.cfg.explainer.name,
-                "options": OmegaConf.to_container(one.cell.cfg.explainer.call, resolve=True),
-                "class": classes[one.target],
-                "target": one.target,
-                "confidence": confidences[one.target],
-                "confidence_of_top_15_percent": one.kept,
-                **one.costs,
-                "files": files,
-            }
-        )
+    old = explanation.read(folder)
+    network = explaining.facts()
+    facts = [_facts(one, classes, confidences, network) for one in maps]
+    stems = [_stem(one, classes[one.target]) for one in maps]
+    listed = explanation.place_maps(folder, old, facts, stems)
+    for one, fact in zip(maps, facts, strict=True):
+        layers = ("_layers.png", "_layers.npz") if one.layers else ()
+        fact["files"] = [f"{fact['stem']}{ending}" for ending in (".png", "_map.png", "_map.npy", *layers)]
+    panel, panels = None, old.get("panels", [])
     if len(maps) > 1:
-        _panel(maps, image, explaining, probe).save(folder / "panel.png", KILOBYTES, explaining.note)
-        lines.append(f"  side by side: {folder / 'panel.png'}")
+        panel, panels = explanation.place_panel(folder, old, [one["stem"] for one in facts])
     about = {
         "image": path.name,
+        "sha256": digest,
         "height": image.height,
         "width": image.width,
-        "network": model.name,
-        "note": model.note,
-        "weights_hash": model.weights_hash,
-        "input": repr(model.preprocess),
-        "layers": list(model.layers),
-        "cam_layer": model.cam_layer,
-        "protocol": explaining.cfg.protocol.name,
+        **network,
         "top": [{"class": classes[i], "index": i, "confidence": confidences[i]} for i in top],
-        "maps": facts,
-        "panel": "panel.png" if len(maps) > 1 else None,
+        "maps": listed,
+        "panels": panels,
     }
-    (folder / "explanation.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    explanation.write(folder, about)  # first, so that an interrupted command's files are known to be the suite's
+    for one, fact in zip(maps, facts, strict=True):
+        _write_map(one, image, explaining, probe, folder, fact["files"])
+        empty = "" if one.saliency.any() else ", an empty map: no evidence found"
+        label = f"{one.cell.cfg.explainer.label} of {classes[one.target]!r}"
+        lines.append(f"  {label}: {folder / fact['files'][0]} ({one.costs['forward_passes']:.0f} passes{empty})")
+    if panel:
+        _panel(maps, image, explaining, probe).save(folder / panel, KILOBYTES, explaining.note)
+        lines.append(f"  side by side: {folder / panel}")
     return lines
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an earlier explanation in this folder lists as its files, and nothing else."""
-    about = folder / "explanation.json"
-    try:
-        old = json.loads(about.read_text(encoding="utf-8"))
-        names = [name for one in old["maps"] for name in one["files"]] + [old.get("panel")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
-        return
-    for name in [*names, about.name]:
-        if isinstance(name, str) and Path(name).name == name and (folder / name).is_file():
-            (folder / name).unlink()
+def _facts(one: Map, classes: Sequence[str], confidences: Sequence[float], network: dict[str, Any]) -> dict[str, Any]:
+    """What explanation.json says of a map, but its files."""
+    return {
+        "explainer": one.cell.cfg.explainer.name,
+        "options": OmegaConf.to_container(one.cell.cfg.explainer.call, resolve=True),
+        "class": classes[one.target],
+        "target": one.target,
+        "confidence": confidences[one.target],
+        "confidence_of_top_15_percent": one.kept,
+        **one.costs,
+        **network,
+    }
 
 
-def _write_map(one: Map, image: Image.Image, explaining: Explaining, probe: Probe, folder: Path) -> list[str]:
-    """Writes a map's files and returns their names, the overlay's first."""
-    words = re.sub(r"[^\w-]+", "_", explaining.model.classes[one.target])[:60]
-    stem = f"{one.cell.cfg.explainer.name}_{one.target}_{words}"
-    names = [f"{stem}.png", f"{stem}_map.png", f"{stem}_map.npy"]
+def _stem(one: Map, name: str) -> str:
+    """What the names of a map's files begin with, in characters that the file system has."""
+    words = re.sub(r"[^\w-]+", "_", name)[:60]
+    coding = sys.getfilesystemencoding()
+    words = words.encode(coding, "replace").decode(coding).replace("?", "_")
+    return f"{one.cell.cfg.explainer.name}_{one.target}_{words}"
+
+
+def _write_map(
+    one: Map, image: Image.Image, explaining: Explaining, probe: Probe, folder: Path, names: Sequence[str]
+) -> None:
+    """Writes a map's files, the overlay first."""
     picture = Image.fromarray(np.rint(255 * _overlay(one.saliency, image, explaining.model)).astype(np.uint8))
     picture.save(folder / names[0], optimize=True)
     at_size = explaining.model.preprocess.restore_map(one.saliency.cpu(), (image.height, image.width))
     Image.fromarray(np.rint(65535 * at_size.clamp(0, 1).numpy()).astype(np.uint16)).save(folder / names[1])
     np.save(folder / names[2], one.saliency.cpu().numpy())
     if one.layers:
-        names += [f"{stem}_layers.png", f"{stem}_layers.npz"]
         _layers_sheet(one, image, explaining, probe).save(folder / names[3], KILOBYTES, explaining.note)
         kept = {layer: found.cpu().numpy() for layer, found in one.layers.items() if found is not None}
         np.savez_compressed(folder / names[4], **kept)
-    return names
 
 
 def _picture(image: Image.Image, longest: int = LONGEST) -> np.ndarray:
@@ -445,7 +516,8 @@ def run(cfg: DictConfig, configs: Sequence[DictConfig]) -> int:
     print("\n".join(explaining.describe()), flush=True)
     failures = []
     folders = _folders(files, Path(cfg.out))
-    with tqdm(zip(files, folders, strict=True), total=len(files), unit="image", disable=len(files) == 1) as bar:
+    explaining.scorer.shown = len(files) == 1  # else there is a bar of the pictures
+    with Progress(zip(files, folders, strict=True), total=len(files), unit="image", disable=len(files) == 1) as bar:
         for path, folder in bar:
             try:
                 lines = explain_image(explaining, path, folder, targets)
@@ -465,6 +537,6 @@ def run(cfg: DictConfig, configs: Sequence[DictConfig]) -> int:
 
 def _folders(files: Sequence[Path], out: Path) -> list[Path]:
     """``out/<name>`` for each file, with its ending where two files have the same name."""
-    stems = [file.stem for file in files]
-    names = [file.stem if stems.count(file.stem) == 1 else file.name for file in files]
+    stems = [folder_name(file) for file in files]
+    names = [stem if stems.count(stem) == 1 else file.name for stem, file in zip(stems, files, strict=True)]
     return [out / (name if names[:i].count(name) == 0 else f"{name}-{i}") for i, name in enumerate(names)]
