@@ -3,6 +3,7 @@
 import importlib.resources
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import nn
 
-from sise.benchmark import audits, doctor, models
+from sise.benchmark import audits, course, doctor, mnist1d, models
 from sise.benchmark.audits import (
     accuracy_grid,
     centre_pairs,
@@ -25,6 +26,7 @@ from sise.benchmark.audits import (
 from sise.benchmark.datasets import COCO2014, VOC2007, VOC_CLASSES
 from sise.benchmark.mnist1d import MNIST1D
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
+from sise.benchmark.tables import read_published
 from sise.types import Sample, SuiteError
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +42,7 @@ def hydra():
 
 def settings(tmp_path, *overrides):
     """configs/doctor.yaml with nothing of this machine's data."""
-    nowhere = [f"roots.{name}={tmp_path}/no/{name}" for name in ("voc2007", "coco2014", "severstal")]
+    nowhere = [f"roots.{name}={tmp_path}/no/{name}" for name in ("voc2007", "coco2014", "severstal", "hmt", "mnist1d")]
     places = [f"outputs={tmp_path}/outputs", f"results={tmp_path}/results", "device=cpu"]
     return compose("doctor", [*nowhere, *places, *overrides])
 
@@ -145,6 +147,29 @@ class TestChecks:
         assert found["coco2014"].state == "missing" and "roots.coco2014=<folder>" in found["coco2014"].advice
         here = settings(tmp_path, "dataset=voc2007", f"dataset.root={tmp_path}")
         assert {f.topic: f.state for f in doctor.data(here)}["voc2007"] == "warning"
+
+    def test_the_courses_weights_are_known_by_what_its_notebooks_print(self, tmp_path, monkeypatch):
+        published = read_published(ROOT / "results/published/published_results.csv")
+        weights = tmp_path / "MNIST1D.h5"
+        check = partial(doctor._course, "mnist1d", "curves", weights, published)
+        assert check(course.mnist1d_confidences).state == "missing"
+        weights.write_bytes(b"no weights")
+        assert check(course.mnist1d_confidences).state == "warning"
+        ours = mnist1d.network()  # of the same architecture, trained here
+        monkeypatch.setattr(mnist1d, "network", lambda weights: ours)
+        other = check(course.mnist1d_confidences)
+        assert other.state == "warning" and "have another confidence than the course's notebooks print" in other.found
+        printed = course.printed_confidences(published, "mnist1d")
+        assert printed == {8: 0.9999453, 20: 0.9623548} and len(course.printed_confidences(published, "hmt")) == 11
+        same = check(lambda root, numbers: [course.Confidence(8, 0.9999453, 0.9999453 + 4e-6)])
+        assert same.state == "ok" and same.found.endswith("print, to 4.0e-06")
+        assert check(lambda root, numbers: [course.Confidence(8, 0.9999453, 0.9999453 + 6e-6)]).state == "warning"
+
+    @pytest.mark.skipif(not (SHARED / "hmt").exists(), reason="the course's weights are not here")
+    def test_the_course_itself_is_recognised(self, tmp_path):
+        here = settings(tmp_path, f"roots.hmt={SHARED / 'hmt'}", f"roots.mnist1d={SHARED / 'mnist1d'}")
+        found = {f.topic: f for f in doctor.data(here)}
+        assert (found["hmt"].state, found["mnist1d"].state) == ("ok", "ok"), (found["hmt"], found["mnist1d"])
 
     def test_severstal_counts(self, tmp_path, monkeypatch):
         (tmp_path / "train_images").mkdir()
@@ -531,7 +556,7 @@ class TestRun:
         assert "**It is this one.**" in capsys.readouterr().out
 
     def test_unknown_audits_and_empty_limits(self, tmp_path):
-        with pytest.raises(SuiteError, match="U6, V7, all"):
+        with pytest.raises(SuiteError, match="U6, U7, V7, all"):
             audits.run(settings(tmp_path), [], ["U9"])
         overrides = [f"dataset.root={tmp_path}/shapes", "dataset.loader.test=2"]
         with pytest.raises(SuiteError, match="limit=1 or more"):
@@ -575,11 +600,11 @@ class TestRun:
         small += ["model.loader.layers=[features.29]"]
         cfg = settings(tmp_path, *shared, f"overrides={small!r}", "limit=1", "models=[vgg16]")
         done = {audit.name: audit for audit in audits.run(cfg, shared, ["all"])}
-        assert set(done) == set(audits.AUDITS) == {"U1", "U2", "U3", "U4", "U5", "U6", "V7"}
+        assert set(done) == set(audits.AUDITS) == {"U1", "U2", "U3", "U4", "U5", "U6", "U7", "V7"}
         for audit in done.values():
             assert audit.verdict == "no conclusion: shapes is a stand-in and says nothing about the papers"
-            assert len(audit.rows) and 0 < len(audit.shown) <= 8
-        assert not (tmp_path / "results").exists() and len(capsys.readouterr().out.splitlines()) < 130
+            assert len(audit.rows) and 0 < len(audit.shown) <= (16 if audit.name == "U7" else 8)
+        assert not (tmp_path / "results").exists() and len(capsys.readouterr().out.splitlines()) < 160
         assert len(done["U1"].rows) == 36
         u2 = done["U2"].rows.set_index(["layer", "gradient"])["positive"]
         # the same gradient but for a positive factor
@@ -595,6 +620,10 @@ class TestRun:
         for _, of_fill in u5.groupby("in SISE"):  # the map is one, whatever the metric shows
             assert of_fill["EBPG"].nunique() == 1
         assert set(done["U6"].rows["gradient"]) == {"log_odds", "softmax_f32"}
+        choices = done["U7"].rows.groupby("explainer", sort=False)["setting"].unique().map(list)
+        assert choices["Grad-CAM"][1] == "of=logit, upsampling=cubic" and len(choices["Grad-CAM"]) == 4
+        assert len(choices["Grad-CAM++"]) == 8 and "score=softmax, upsampling=cubic, eps=1e-09" in choices["Grad-CAM++"]
+        assert [c.split(", ")[0] for c in choices["RISE"]] == ["cells=7"] * 2 + ["cells=8"] * 2
 
 
 @pytest.mark.parametrize(("error", "state", "words"), [(0.0, "ok", "to the last bit"), (3e-7, "warning", "3.0e-07")])

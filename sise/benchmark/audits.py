@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import itertools
 import math
 import shlex
 from collections import defaultdict
@@ -383,7 +384,7 @@ def u3(bench: Bench) -> Audit:
     return Audit("U3", question, table, *_beside_table_2(table, "rule"))
 
 
-# --- U4 to U6: what the tables' numbers depend on ---------------------------------------------------------------------
+# --- U4 to U7: what the tables' numbers depend on ---------------------------------------------------------------------
 
 
 class _Means:
@@ -506,6 +507,42 @@ def u6(bench: Bench) -> Audit:
     return Audit("U6", "What do float32 softmax gradients change? Percent [published]:", rows, shown, verdict)
 
 
+#: What the papers of SISE's rivals leave open: by explainer its name among the published numbers and the choices.
+RIVALS_CHOICES = {
+    "grad_cam": ("Grad-CAM", {"of": ("logit", "log_odds"), "upsampling": ("bilinear", "cubic")}),
+    "grad_cam_pp": (
+        "Grad-CAM++",
+        {"score": ("logit", "softmax"), "upsampling": ("bilinear", "cubic"), "eps": (1e-6, 1e-9)},
+    ),
+    "rise": ("RISE", {"cells": (7, 8)}),
+}
+
+
+def u7(bench: Bench) -> Audit:
+    """What SISE's rivals leave open: the score whose gradient is taken, upsampling, Grad-CAM++'s eps, RISE's masks."""
+    means = _Means()
+    for model in bench.cfg.models:
+        cells = {name: bench.cell(model, f"explainer={name}") for name in RIVALS_CHOICES}
+        budget = cells["rise"].cfg.budgets[cells["rise"].cfg.budget]
+        for image_id, [probe], outputs in bench.images(cells["grad_cam"]):
+            for name, (published, choices) in RIVALS_CHOICES.items():
+                if name == "rise":
+                    choices = choices | {"n_masks": (budget.rise_masks, budget.rise_masks_twice)}
+                for values in itertools.product(*choices.values()):
+                    chosen = dict(zip(choices, values, strict=True))
+                    setting = ", ".join(f"{key}={value}" for key, value in chosen.items())
+                    for output, saliency in zip(outputs, cells[name].explainer(probe, outputs, **chosen), strict=True):
+                        measured = _measures(cells[name], probe, output, saliency)
+                        means.add((model, published, setting), image_id, **measured)
+    rows, shown = means.tables(("model", "explainer", "setting"), lambda key: bench.published(key[0], key[1]))
+    verdict = "; ".join(
+        f"{name}, {_closest(rows[rows['explainer'] == name], ['setting'], list(TABLE_METRICS))}"
+        for name, _ in RIVALS_CHOICES.values()
+    )
+    question = "Which of the choices that their papers leave open did the rivals' numbers take? Percent [published]:"
+    return Audit("U7", question, rows, shown, verdict)
+
+
 # --- V7: the pointing game of the centre ------------------------------------------------------------------------------
 
 
@@ -604,7 +641,16 @@ def v7(bench: Bench) -> Audit:
     return Audit("V7", question, table, table, verdict)
 
 
-AUDITS: dict[str, Callable[[Bench], Audit]] = {"U1": u1, "U2": u2, "U3": u3, "U4": u4, "U5": u5, "U6": u6, "V7": v7}
+AUDITS: dict[str, Callable[[Bench], Audit]] = {
+    "U1": u1,
+    "U2": u2,
+    "U3": u3,
+    "U4": u4,
+    "U5": u5,
+    "U6": u6,
+    "U7": u7,
+    "V7": v7,
+}
 
 
 # --- running and writing ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -26,9 +27,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from torch import nn
 
-from sise.benchmark import audits, models, severstal
+from sise.benchmark import audits, course, models, severstal
 from sise.benchmark.datasets import Photos, files_in
 from sise.benchmark.runner import choose_device
+from sise.benchmark.tables import read_published
 from sise.scoring import Scorer
 from sise.types import SuiteError, choose
 
@@ -37,7 +39,7 @@ __all__ = ["Finding", "check", "run"]
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ("ok", "warning", "missing", "broken", "licence")
 GIB = 2**30
-REQUIRABLE = ("voc2007", "coco2014", "severstal", "torchray_voc", "torchray_coco", "gpu", "compiler")
+REQUIRABLE = ("voc2007", "coco2014", "severstal", "hmt", "mnist1d", "torchray_voc", "torchray_coco", "gpu", "compiler")
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,36 @@ def data(cfg: DictConfig) -> Iterator[Finding]:
         advice = f"roots.{name}=<folder> to look elsewhere; a part runs, but no table of it counts as reproduced"
         yield _counted(name, lambda node=node: instantiate(node, verify=False), advice)
     yield _severstal(_root(cfg, "severstal"))
+    published = read_published(ROOT / cfg.published)
+    yield _course("hmt", "tiles", Path(_root(cfg, "hmt"), "HMT.h5"), published, course.hmt_confidences)
+    yield _course("mnist1d", "curves", Path(_root(cfg, "mnist1d"), "MNIST1D.h5"), published, course.mnist1d_confidences)
+
+
+def _course(
+    name: str,
+    kind: str,
+    weights: Path,
+    published: pd.DataFrame,
+    compute: Callable[[Path, pd.DataFrame], list[course.Confidence]],
+) -> Finding:
+    """Whether a copy of the course's data and weights gives the confidences that its notebooks print."""
+    if not weights.is_file():
+        return Finding(name, "missing", f"no {weights}, which the ECE1512 course handed out", f"roots.{name}=<folder>")
+    try:
+        found = compute(weights.parent, published)
+    except SuiteError as error:
+        what, _, how = str(error).removeprefix(f"{name}: ").partition("; ")
+        return Finding(name, "warning", what, how)
+    different = [one for one in found if one.difference > course.TOLERANCE]
+    if different or not found:
+        first = max(different, key=lambda one: one.difference, default=None)
+        words = f"{len(different)} of {len(found)} {kind} have another confidence than the course's notebooks print"
+        words += f" (at {first.position}: {first.computed:.7f}, printed {first.printed:.7f})" if first else ""
+        advice = "other weights or data than the course's: results are not comparable to the published ones"
+        return Finding(name, "warning", words, advice)
+    largest = max(one.difference for one in found)
+    return Finding(name, "ok", f"{len(found)} {kind} have the confidence that the course's notebooks print, "
+                   f"to {largest:.1e}")  # fmt: skip
 
 
 def _counted(name: str, load: Callable, advice: str) -> Finding:
