@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sise.maps import minmax, upsample
-from sise.probe import Probe
-from sise.scoring import allow_tf32
+from sise.probe import Probe, captured, take_gradients
+from sise.scoring import allow_tf32, check_scores
 from sise.types import SuiteError, choose
 
 REDUCTIONS = ("abs_max", "abs_sum", "sum_positive", "sum_signed")
@@ -123,16 +123,17 @@ def attribution_maps(attributions: Tensor, size: tuple[int, ...], reduce: str, s
     return maps / torch.where(largest > 0, largest, 1)
 
 
-def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (N, H, W) or (N, L) maps, cut at 4 sigma, borders continued by their own value.
+def gaussian_smooth(maps: Tensor, sigma: float, radius: int | None = None) -> Tensor:
+    """Gaussian smoothing of (N, H, W) or (N, L) maps, borders continued by their own value.
 
     Args:
         maps: One map after the other.
         sigma: Standard deviation in pixels; 0 leaves the maps as they are.
+        radius: Pixels of the kernel on either side; None for 4 sigma.
     """
     if sigma == 0:
         return maps
-    radius = math.ceil(4 * sigma)
+    radius = math.ceil(4 * sigma) if radius is None else radius
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
     kernel = (kernel / kernel.sum()).to(maps).view(1, 1, -1)
@@ -141,6 +142,41 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
         padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
         maps = F.conv1d(padded, kernel)[:, 0].unflatten(0, lines.shape[:-1]).movedim(-1, axis)
     return maps
+
+
+def layer_gradients(probe: Probe, inputs: Tensor, layer: str, targets: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Feature maps and gradients of other images than the probe's; counted in passes of images of its size.
+
+    Args:
+        probe: Whose network is run.
+        inputs: (N, C, H', W') network inputs of any size the network takes.
+        layer: The layer to look at.
+        targets: T class indices.
+
+    Returns:
+        The (N, K) scores, the (N, C, h, w) feature maps, and the (T, N, C, h, w) gradients of each target's score.
+
+    Raises:
+        SuiteError: If there is no gradient, or one that is not finite.
+    """
+    with torch.enable_grad(), tf32_as_engine(probe), captured(probe.network, [layer]) as maps:
+        given = inputs.detach().clone().requires_grad_()
+        scores = check_scores(probe.network(given.clone()), len(inputs))  # it may write into its input
+    gradients = []
+    for number, target in enumerate(targets):
+        with torch.enable_grad(), tf32_as_engine(probe):
+            score, last = scores[:, target].sum(), number + 1 == len(targets)
+            gradients.append(take_gradients(score, {repr(layer): maps[layer]}, retain_graph=not last)[repr(layer)])
+    passes = max(1, round(len(inputs) * inputs[0].numel() / probe.image.numel()))
+    probe.count(forward=passes, backward=passes * len(targets))
+    return scores.detach(), maps[layer].detach(), torch.stack(gradients)
+
+
+def noisy_copies(probe: Probe, count: int, noise: float, seed: int) -> Tensor:
+    """(count, C, H, W) copies of the image with Gaussian noise of ``noise`` times its range, drawn on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(count, *probe.image.shape[1:], generator=generator).to(probe.image)
+    return probe.image + noise * (probe.image.max() - probe.image.min()) * drawn
 
 
 def check_targets(probe: Probe, targets: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ from sise.maps import over_map
 from sise.probe import Probe
 from sise.types import choose
 
-SEEDS = ("single", "relative")
+STARTS = ("single", "relative")
 
 
 class Sectional(Rules):
@@ -54,7 +54,7 @@ def rsp(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    seed: str = "single",
+    start: str = "single",
     threshold: float = 0.5,
     reduce: str = "sum_positive",
     smooth: float = 0.0,
@@ -67,9 +67,10 @@ def rsp(
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
-        layer: The layer of the seed; None takes the probe's ``cam_layer``.
-        seed: ``single``, the target's class activation, as the authors' script; ``relative``, that minus those of the
-            other predicted classes ("hostile"), then "purged", as their function that the script does not use.
+        layer: Where propagation starts; None takes the probe's ``cam_layer``.
+        start: What the layer's relevance is: ``single``, the target's class activation, as in the authors' script;
+            ``relative``, that minus those of the other predicted classes ("hostile"), then "purged", as in their
+            function that the script does not use.
         threshold: Other classes count as predicted whose sigmoid exceeds this (interpretation: no source says which).
         reduce: The sign policy, see :func:`baselines.common.reduce_channels`.
         smooth: Gaussian over the map, as a fraction of the longer side.
@@ -85,19 +86,19 @@ def rsp(
         Nam, Choi and Lee, "Interpreting Deep Neural Networks with Relative Sectional Propagation by Analyzing
         Comparative Gradients and Hostile Activations", AAAI 2021; ResNets as in UCAG's comparison methods.
     """
-    choose("seed", seed, SEEDS)
+    choose("start", start, STARTS)
     targets, layer = check_targets(probe, targets), cam_layer_of(probe, layer)
     if not targets:
         return no_maps(probe)
     graph = RuledGraph(probe, Sectional(bounds_of(probe)), [layer])
     relevance = []
     for target in targets:
-        start = class_activation(probe, layer, target)
-        if seed == "relative":
+        own = class_activation(probe, layer, target)
+        if start == "relative":
             predicted = (graph.scores.sigmoid() > threshold).nonzero()[:, 0].tolist()
             hostile = [class_activation(probe, layer, other) for other in predicted if other != target]
-            start = relative_seed(start, hostile) if hostile else start
-        relevance.append(graph.backward(start, start=layer))
+            own = relative_seed(own, hostile) if hostile else own
+        relevance.append(graph.backward(own, start=layer))
     return attribution_maps(torch.stack(relevance), probe.size, reduce, smooth)
 
 

@@ -22,6 +22,7 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from baselines.cameras import cameras
 from baselines.common import REDUCTIONS, attribution_maps
 from baselines.contrastive_excitation_backprop import contrastive_excitation_backprop
 from baselines.deconvnet import deconvnet
@@ -34,13 +35,21 @@ from baselines.gradient import gradient
 from baselines.gradient_x_input import gradient_x_input
 from baselines.guided_backprop import guided_backprop
 from baselines.guided_grad_cam import guided_grad_cam
+from baselines.hires_cam import hires_cam
+from baselines.integrated_grad_cam import integrated_grad_cam
 from baselines.integrated_gradients import attributions, integrated_gradients
+from baselines.layer_cam import layer_cam
 from baselines.linear_approx import linear_approx
 from baselines.lrp import lrp
+from baselines.norm_grad import norm_grad
 from baselines.rap import rap
 from baselines.rise import mask_bank, rise
 from baselines.rsp import rsp
 from baselines.score_cam import score_cam
+from baselines.smooth_grad import smooth_grad
+from baselines.smooth_grad_cam_pp import smooth_grad_cam_pp
+from baselines.ucag import ucag
+from baselines.xgrad_cam import xgrad_cam
 from sise.maps import minmax, upsample
 from sise.method import ada_sise, sise
 from sise.probe import Probe
@@ -69,6 +78,15 @@ EXPLAINERS = {
     "lrp": lrp,
     "rap": rap,
     "rsp": rsp,
+    "hires_cam": hires_cam,
+    "layer_cam": layer_cam,
+    "xgrad_cam": xgrad_cam,
+    "norm_grad": norm_grad,
+    "cameras": cameras,
+    "ucag": ucag,
+    "smooth_grad": partial(smooth_grad, n=3),
+    "integrated_grad_cam": partial(integrated_grad_cam, n_steps=4),
+    "smooth_grad_cam_pp": partial(smooth_grad_cam_pp, n=2),
 }
 
 
@@ -576,7 +594,7 @@ def test_nothing_is_left_changed_after_an_exception(name, touchy):
 def test_config_names_every_hyperparameter_with_its_default(name):
     config = OmegaConf.load(CONFIGS / f"{name}.yaml")
     assert set(config) == {"name", "label", "stochastic", "call"}
-    assert config.name == name and config.stochastic is (name == "rise")
+    assert config.name == name and config.stochastic is ("seed" in config.call)
     budgets = {"paper": {"rise_masks": 4000, "extremal_perturbation_iterations": 800}}
     context = OmegaConf.create({"budget": "paper", "budgets": budgets, "seed": 0, "explainer": config})
     call = OmegaConf.to_container(context, resolve=True)["explainer"]["call"]

@@ -156,7 +156,7 @@ def test_contrasts_of_lrp_sum_to_zero(networks, contrast):
 def test_settings_make_other_maps(networks):
     probe = probe_of(networks["vgg16"], cam_layer="features.29")
     maps = [lrp(probe, [0], composite=composite) for composite in COMPOSITES]
-    maps += [rap(probe, [0]), rsp(probe, [0]), rsp(probe, [0], seed="relative", threshold=0.1)]
+    maps += [rap(probe, [0]), rsp(probe, [0]), rsp(probe, [0], start="relative", threshold=0.1)]
     for i, one in enumerate(maps):
         assert all(not torch.allclose(one, other, atol=1e-3) for other in maps[:i])
 
@@ -181,7 +181,7 @@ def test_unknown_settings_are_refused(networks):
     for call in (
         lambda: lrp(probe, [0], composite="epsilon_minus"), lambda: lrp(probe, [0], contrast="c*"),
         lambda: lrp(probe, [0], low=[0.0]), lambda: rap(probe, [0], linear_rule="linear"),
-        lambda: rsp(probe, [0], seed="both"),
+        lambda: rsp(probe, [0], start="both"),
     ):  # fmt: skip
         with pytest.raises(SuiteError, match=r"expected one of|must be 3 channel values"):
             call()
