@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, no_maps
+from baselines.common import check_targets, no_maps
+from baselines.excitation_backprop import excitation_layer
 from sise.maps import minmax, upsample
 from sise.probe import Probe
 from sise.types import SuiteError, choose
@@ -31,7 +32,8 @@ def norm_grad(
         probe: One image as one network sees it.
         targets: T class indices.
         layers: Layers whose feature maps A, with their gradients g of the score before the softmax, are read; None
-            takes the probe's ``cam_layer``. Of several layers the maps, each in [0, 1], are multiplied ("combined").
+            takes excitation backprop's (the published tables do not say which). Of several layers the maps, each in
+            [0, 1], are multiplied ("combined").
         phase1: The virtual layer's spatial contribution: ``conv1x1``, the outer product of A and g; ``conv3x3``, that
             of 3x3 patches of A (zeros beyond the border) and g; ``scaling``, A times g; ``bias``, g.
         phase2: What makes one number of it: ``norm`` (Euclidean), ``sum``, ``max``, or ``selective``, the norm of
@@ -50,7 +52,7 @@ def norm_grad(
     choose("phase1", phase1, VIRTUAL_LAYERS)
     choose("phase2", phase2, AGGREGATIONS)
     targets = check_targets(probe, targets)
-    chosen = [cam_layer_of(probe, None)] if layers is None else list(layers)
+    chosen = [excitation_layer(probe, None)] if layers is None else list(layers)
     if not chosen:
         raise SuiteError("layers must name at least one layer, or be null for the model's cam_layer.")
     if not targets:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -34,7 +32,6 @@ IMAGE = image_of(64)
 TARGETS = [3, 0]
 
 
-@lru_cache
 def small_networks():
     """Four networks of 5 classes with random weights, by name."""
     with torch.random.fork_rng():

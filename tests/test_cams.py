@@ -39,9 +39,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def networks():
+    return small_networks()
+
+
 @pytest.fixture
-def vgg():
-    return probe_of(small_networks()["vgg16"], cam_layer="features.22")  # gradients differ from place to place there
+def vgg(networks):
+    return probe_of(networks["vgg16"], cam_layer="features.22")  # gradients differ from place to place there
 
 
 class Known:
@@ -90,12 +95,12 @@ def test_norm_grad_is_that_of_the_outer_product(phase1, phase2):
     assert torch.allclose(contribution(maps, g, phase1, phase2), expected, atol=1e-5)
 
 
-def test_norm_grad_combines_layers_and_refuses_constant_gradients(vgg):
+def test_norm_grad_combines_layers_and_refuses_constant_gradients(vgg, networks):
     layers = ["features.15", "features.22"]
     product = torch.stack([norm_grad(vgg, TARGETS, layers=[layer]) for layer in layers]).prod(dim=0)
     assert torch.allclose(norm_grad(vgg, TARGETS, layers=layers), minmax(product), atol=1e-6)
     with pytest.raises(SuiteError, match="the same at every place"):
-        norm_grad(probe_of(small_networks()["resnet18"], cam_layer="layer4"), [0], phase1="bias")
+        norm_grad(probe_of(networks["resnet18"]), [0], layers=["layer4"], phase1="bias")
 
 
 @pytest.mark.parametrize(
@@ -167,9 +172,9 @@ def test_integrated_grad_cam_slowly(vgg):
     assert torch.allclose(integrated_grad_cam(vgg, [3], n_steps=7, batch_size=3), expected, atol=1e-5)
 
 
-def test_smooth_grad_cam_pp_is_torchcams_but_for_its_noise():
+def test_smooth_grad_cam_pp_is_torchcams_but_for_its_noise(networks):
     """Without noise: torchcam sums the maps of the last noisy copy, and takes the last copy's gradient for the mean."""
-    network = copy.deepcopy(small_networks()["vgg16"])
+    network = copy.deepcopy(networks["vgg16"])
     network.classifier[6].weight.data *= 1e4  # gradients beside which torchcam's constant does not show
     with torchcam.methods.SmoothGradCAMpp(network, "features.22", num_samples=2, std=1e-12) as extractor:
         small = extractor(3, network(IMAGE.clone().requires_grad_()), normalized=False)[0].detach()
