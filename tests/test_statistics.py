@@ -10,6 +10,7 @@ from scipy import stats
 
 from sise.benchmark import statistics
 from sise.benchmark.statistics import clustered_standard_error, holm, order_agreement, paired_bootstrap, sign_test
+from sise.types import SuiteError
 
 
 def differences(*by_image):
@@ -20,6 +21,21 @@ def differences(*by_image):
 
 def summed(*by_image):
     return statistics.per_image(differences(*by_image))
+
+
+def test_averages_by_hand():
+    # image 0: classes 0 and 1; image 1: class 0; image 2: class 0
+    values = differences([1.0, 5.0], [2.0], [6.0])
+    pair, image, by_class = (statistics.averaged(values, kind) for kind in ("pair", "image", "class"))
+    assert pair == (3.5, clustered_standard_error(*statistics.per_image(values)))
+    assert image[0] == pytest.approx((3 + 2 + 6) / 3)
+    assert image[1] == pytest.approx(np.std([3, 2, 6], ddof=1) / math.sqrt(3))
+    assert by_class[0] == pytest.approx(((1 + 2 + 6) / 3 + 5) / 2)
+    # class 0 has the mean 3, and its pairs count 1/6 each; class 1 has one pair, which is its mean
+    assert by_class[1] == pytest.approx(math.sqrt(3 / 2 * ((2 / 6) ** 2 + (1 / 6) ** 2 + (3 / 6) ** 2)))
+    assert all(math.isnan(number) for number in statistics.averaged(values[:0], "class"))
+    with pytest.raises(SuiteError, match="average"):
+        statistics.averaged(values, "macro")
 
 
 # per image ----------------------------------------------------------------------------------------------------------

@@ -68,6 +68,18 @@ def test_mean_and_standard_error_by_hand(tmp_path):
     assert (c["published"], c["difference"]) == (60.54, pytest.approx(-10.54))
 
 
+def test_means_over_images_or_classes_make_a_table_of_their_own(tmp_path):
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.25), ok("2", EBPG=0.5), ok("2", 1, EBPG=0.85)], expected_pairs=3)
+    by_image, by_class = (make_table(tmp_path, average=average) for average in ("image", "class"))
+    assert cell(by_image, "SISE")["mean"] == pytest.approx((25 + 67.5) / 2)
+    assert cell(by_class, "SISE")["mean"] == pytest.approx((37.5 + 85) / 2)
+    assert cell(by_class, "SISE")["status"] == "partial"  # the papers' means are over pairs
+    assert by_class.name == "sise_table1_by_class" and by_class.commands[-1].endswith("table.average=class")
+    assert by_class.notes[0].startswith("Cells: mean over classes, of each the mean over its pairs ± standard error")
+    with pytest.raises(SuiteError, match=r"table\.average"):
+        make_table(tmp_path, average="micro")
+
+
 def test_one_pair_has_no_standard_error(tmp_path):
     make_run(tmp_path, "sise", [ok("1", EBPG=0.25)], expected_pairs=1)
     table = make_table(tmp_path)

@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = ["clustered_standard_error", "holm", "order_agreement", "paired_bootstrap", "per_image", "sign_test"]
+from sise.types import choose
+
+__all__ = [
+    "AVERAGES", "averaged", "clustered_standard_error", "holm", "order_agreement", "paired_bootstrap", "per_image",
+    "sign_test",
+]  # fmt: skip
 
 RESAMPLES = 10_000
 FEWEST_IMAGES = 10
@@ -54,6 +59,38 @@ def clustered_standard_error(sums: np.ndarray, counts: np.ndarray) -> float:
         return math.nan
     residuals = sums - counts * sums.sum() / counts.sum()
     return math.sqrt(n / (n - 1) * float(residuals @ residuals)) / float(counts.sum())
+
+
+AVERAGES = {"pair": "(image, target) pairs", "image": "images, of each the mean over its pairs",
+            "class": "classes, of each the mean over its pairs"}  # fmt: skip
+
+
+def averaged(values: pd.Series, average: str = "pair") -> tuple[float, float]:
+    """Mean of pairs' values (PROTOCOL E5, E11) and its standard error, with images as independent clusters.
+
+    Args:
+        values: One per pair; the index's levels are the image and the target.
+        average: What counts alike: ``pair``, ``image`` (the mean of images' means) or ``class`` (of targets' means).
+
+    Returns:
+        ``(mean, standard error)``; the error is the linear one, for ``pair`` :func:`clustered_standard_error` and for
+        ``image`` that of the images' means. NaN without values, the error also for fewer than two images.
+
+    Raises:
+        SuiteError: If ``average`` is unknown.
+    """
+    choose("average", average, tuple(AVERAGES))
+    if not len(values):
+        return math.nan, math.nan
+    if average == "pair":
+        return float(values.mean()), clustered_standard_error(*per_image(values))
+    groups = values.groupby(level={"image": 0, "class": 1}[average])
+    mean = float(groups.mean().mean())
+    centre = mean if average == "image" else groups.transform("mean")
+    shares = (values - centre) / (groups.transform("size") * groups.ngroups)
+    errors = shares.groupby(level=0).sum().to_numpy(dtype=np.float64)
+    n = len(errors)
+    return mean, math.sqrt(n / (n - 1) * float(errors @ errors)) if n > 1 else math.nan
 
 
 def paired_bootstrap(

@@ -26,7 +26,7 @@ import pandas as pd
 from metrics import arithmetic
 from sise.benchmark.code_version import doubts
 from sise.benchmark.records import RunFolder, without_folders
-from sise.benchmark.statistics import clustered_standard_error, per_image
+from sise.benchmark.statistics import AVERAGES, averaged
 from sise.types import REMARKS, Remark, SuiteError, choose
 
 __all__ = ["Column", "Run", "Table", "build", "find_runs", "status", "tabulate"]
@@ -121,6 +121,7 @@ class Table:
     cells: pd.DataFrame
     notes: tuple[str, ...]
     commands: tuple[str, ...] = ()
+    average: str = "pair"
 
     def cell(self, model: str, metric: str, column: Column) -> pd.Series:
         return self.cells.loc[(model, metric, column.label)]
@@ -222,8 +223,13 @@ def pair_values(runs: Sequence[Run], metric: str) -> pd.Series:
     return values.groupby([ok["image_id"], ok["target"]]).mean().dropna()
 
 
-def measure(runs: Sequence[Run], metric: str) -> dict[str, Any]:
+def measure(runs: Sequence[Run], metric: str, average: str = "pair") -> dict[str, Any]:
     """What the runs of one column (its seeds) say about one metric: percent, but for :data:`COSTS`.
+
+    Args:
+        runs: Of the seeds.
+        metric: Its name in the records.
+        average: What counts alike in the mean, see :func:`sise.benchmark.statistics.averaged`.
 
     Returns:
         ``mean``, ``standard error`` and ``n``, over pairs with a value; ``pairs`` with a record that is ok;
@@ -238,9 +244,10 @@ def measure(runs: Sequence[Run], metric: str) -> dict[str, Any]:
     ok = ok.assign(value=values)
     per_pair = pair_values(runs, metric)
     per_seed = ok.groupby("seed", dropna=False)["value"].mean().dropna()
+    mean, standard_error = averaged(per_pair, average)
     return {
-        "mean": per_pair.mean(),
-        "standard error": clustered_standard_error(*per_image(per_pair)),
+        "mean": mean,
+        "standard error": standard_error,
         "n": len(per_pair),
         "pairs": ok.groupby(["image_id", "target"]).ngroups,
         "missing": int(values.isna().sum()),
@@ -318,7 +325,8 @@ def build(
     Args:
         definition: As in ``configs/table/``: ``name``, ``title``, ``published`` (the published table's name or None),
             ``datasets`` (the first is the paper's), ``models`` and ``metrics`` (None = all that have records),
-            ``columns`` (of :class:`Column`), ``extras`` (also show whatever else was run).
+            ``columns`` (of :class:`Column`), ``extras`` (also show whatever else was run), ``average`` (what counts
+            alike in a mean, pair if it says nothing; a table of another average has a name of its own).
         dataset: The dataset to show; runs of others are left out.
         runs: From :func:`find_runs`.
         published: From :func:`read_published`.
@@ -330,6 +338,7 @@ def build(
     runs = [run for run in runs if run.identity["model"] in models]
     metrics = tuple(definition.get("metrics") or _metrics_of(runs))
     columns = columns_of(definition, runs, controls, elsewhere)
+    average = choose("table.average", definition.get("average") or "pair", tuple(AVERAGES))
     home = (definition.get("datasets") or [None])[0]
     known = published[(published["table"] == definition.get("published")) & (published["dataset"] == home)]
     known = known.set_index(["model", "metric", "method"])["value"].to_dict()
@@ -340,7 +349,7 @@ def build(
             row, rivals, sets = [], {}, set()
             for column in columns:
                 group = runs_of(runs, model, column)
-                cell = measure(group, metric)
+                cell = measure(group, metric, average)
                 from_paper = known.get((model, PUBLISHED_NAMES.get(metric, metric), column.method), math.nan)
                 budget = budget_notes(group, column)
                 expected = max((run.identity["expected_pairs"] for run in group), default=0)
@@ -356,7 +365,7 @@ def build(
                     and not cell["failed"]
                     and not cell["missing"]
                     and all(len(run.ok) >= expected for run in group),
-                    paper_budget=not budget,
+                    paper_budget=not budget and average == "pair",
                     hardware=metric == "seconds",
                     failed=bool(cell["failed"]) and not cell["pairs"],
                 )
@@ -378,9 +387,10 @@ def build(
     frame = pd.DataFrame(cells, columns=order).set_index(["model", "metric", "method"], drop=False)
     frame.index.names = [None] * 3
     name = definition["name"] + ("" if dataset == home else f"_{dataset}")
+    name += "" if average == "pair" else f"_by_{average}"
     title = definition["title"] + ("" if dataset == home or home is None else f" — on {dataset}, a stand-in")
     commands = _commands(definition, dataset, runs, columns)
-    table = Table(name, title, dataset, models, metrics, columns, frame, (), commands)
+    table = Table(name, title, dataset, models, metrics, columns, frame, (), commands, average)
     return replace(table, notes=tuple(foot(table, runs)))
 
 
@@ -398,7 +408,9 @@ def _commands(
         where = "" if dataset == "shapes" else f" dataset={dataset}"
         known = (EXPERIMENTS / f"{name}.yaml").exists()
         commands = [f"python scripts/evaluate.py experiment={name}{where}"] if known else []
-    return (*commands, f"python scripts/tabulate.py table={name}")
+    average = definition.get("average") or "pair"
+    setting = "" if average == "pair" else f" table.average={average}"
+    return (*commands, f"python scripts/tabulate.py table={name}{setting}")
 
 
 def _unexplained(run: Run) -> bool:
@@ -431,7 +443,7 @@ def foot(table: Table, runs: Sequence[Run]) -> list[str]:
     shown = {(m, c): g for m in table.models for c in table.columns if (g := runs_of(runs, m, c))}
     used = [run for group in shown.values() for run in group]
     counts = table.cells["status"].value_counts()
-    notes = ["Cells: mean over (image, target) pairs ± standard error (images as clusters) [published value and "
+    notes = [f"Cells: mean over {AVERAGES[table.average]} ± standard error (images as clusters) [published value and "
              "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part, nor do "
              "costs of a reduced budget, and a row whose columns cover different pairs has no places. Lower is better "
              "for Drop% and costs; – is no value."]  # fmt: skip
@@ -750,7 +762,7 @@ def tabulate(
             texts = {"csv": to_csv(made), "md": to_markdown(made), "tex": to_latex(made)}
             files += write_files({Path(results) / f"{made.name}.{suffix}": text for suffix, text in texts.items()}, say)
             say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
-        for writer in writers:
+        for writer in writers if made.average == "pair" else ():  # their tests are of means over pairs
             files += writer(made, definition, runs, Path(results), say)
     return files
 
