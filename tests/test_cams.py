@@ -14,6 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from small_networks import IMAGE, TARGETS, image_of, largest_difference, probe_of, small_networks
 from torch import nn
 
+from baselines.ablation_cam import ablation_cam
 from baselines.cameras import cameras
 from baselines.common import attribution_maps, noisy_copies
 from baselines.grad_cam import grad_cam
@@ -123,6 +124,36 @@ def test_cams_are_those_of_the_packages(vgg, explain, package, cam):
             with cam(network, "features.22") as extractor:
                 small = extractor(target, network(IMAGE.clone().requires_grad_()), normalized=False)[0].detach()
             assert torch.allclose(got, minmax(upsample(F.relu(small), got.shape))[0], atol=1e-5)
+
+
+def test_ablation_cam_slowly(vgg):
+    network = copy.deepcopy(vgg.network)
+    maps = vgg.feature_maps("features.22")
+
+    def score_without(channel):
+        def silence(module, args, output):
+            output = output.clone()
+            output[:, channel] = 0
+            return output
+
+        handle = network.features[22].register_forward_hook(silence)
+        with torch.no_grad():
+            score = network(IMAGE)[0, 3].double()
+        handle.remove()
+        return score
+
+    weights = torch.stack([vgg.scores()[3].double() - score_without(k) for k in range(len(maps))])
+    expected = minmax(upsample(F.relu((weights.view(-1, 1, 1) * maps).sum(dim=0)).float()[None], (64, 64)))
+    assert torch.allclose(ablation_cam(vgg, [3], batch_size=5), expected, atol=1e-3)
+
+
+def test_ablation_cam_before_global_pooling_is_known_from_gradients(networks):
+    probe = probe_of(networks["resnet18"], image_of(96), cam_layer="layer4")  # z is linear in the maps there
+    maps = probe.feature_maps("layer4")
+    for target, got in zip(TARGETS, ablation_cam(probe, TARGETS), strict=True):
+        weights = (probe.gradients("layer4", target, of="logit") * maps).sum(dim=(1, 2), keepdim=True)
+        expected = minmax(upsample(F.relu((weights * maps).sum(dim=0))[None], (96, 96)))[0]
+        assert torch.allclose(got, expected, atol=1e-3)
 
 
 def test_cameras_at_scale_one_is_hires_cam_of_resized_maps(vgg):
