@@ -162,5 +162,7 @@ def choose(name: str, value: str, known: Sequence[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UnknownName(f"unknown {name} {value!r}; expected one of: {', '.join(map(str, known))}.{hint}")
+    names = f"xpected one of: {', '.join(map(str, known))}."
+    if near and len(known) > 20:  # the hint would be lost behind so many
+        raise UnknownName(f"unknown {name} {value!r}. Did you mean {near[0]!r}? E{names}")
+    raise UnknownName(f"unknown {name} {value!r}; e{names}" + (f" Did you mean {near[0]!r}?" if near else ""))

@@ -469,7 +469,8 @@ def test_a_problem_of_many_cells_is_said_once(config):
     with pytest.raises(SuiteError) as two:
         runner.make_cells([bad("vgg17", "a"), bad("vgg18", "b"), bad("vgg17", "c")], {})
     lines = str(two.value).splitlines()
-    assert len(lines) == 3 and lines[1].startswith("shapes/toynet/uniform/a, shapes/toynet/uniform/c: unknown arch")
+    assert len(lines) == 3 and lines[1].startswith("unknown arch 'vgg17'")
+    assert lines[1].endswith("[2 cells: shapes/toynet/uniform/a, shapes/toynet/uniform/c]")
 
 
 def test_a_place_that_cannot_be_written_is_one_message(config, monkeypatch, capsys, caplog, tmp_path):
@@ -530,3 +531,141 @@ def test_tab_completion_still_works(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluate.py", "-sc", "query=bash"])
     cli.script("evaluate")(lambda cfg: None)()
     assert capsys.readouterr().out.split() == ["explainer=sise"]
+
+
+# what is wrong before the first image, and what goes wrong in every one ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["explainer=sise", "+explainer.call.banana=1"], r"explainer=sise: .*'banana'; it takes probe, targets, "),
+        (["explainer=sise", "+metrics.localization.mIoU.banana=1"], r"metric mIoU: .*'banana'"),
+        (["explainer=sise", "+metrics.faithfulness={x: {_target_: metrics.localization.ebpg, _partial_: true}}"],
+         "metric x: too many positional arguments"),
+        (["explainer=sise", "+dataset.masks=false"], "no regions.*EBPG, mIoU, Bbox.*metrics=confidence"),
+    ],
+)  # fmt: skip
+def test_settings_that_fit_nothing_are_refused_before_the_first_image(config, tmp_path, overrides, message):
+    with pytest.raises(SuiteError, match=message):
+        runner.make_cells([config(*overrides)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_mnist1d_says_that_it_has_no_regions():
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        assert compose("evaluate", ["dataset=mnist1d"]).dataset.masks is False
+
+
+@pytest.mark.parametrize(
+    "setting", ["threads=-1", "threads=two", "batch_size=1e9", "batch_size=0", "stop_after=0", "cache=maybe"]
+)
+def test_settings_of_the_engine_have_a_type_and_a_range(setting):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        cfg = compose("evaluate", [f"engine.{setting}"])
+    with pytest.raises(SuiteError, match=f"engine.{setting.split('=')[0]}: expected"):
+        cli.check_settings(cfg, "evaluate")
+
+
+def test_a_network_without_a_class_of_the_dataset_is_refused_and_one_with_some_says_so(config, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    runner.make_cells([config("explainer=random")])
+    assert "the network has no class unknown; their pairs are left out" in caplog.text
+    monkeypatch.setattr("toy.ToyDataset.classes", ("cat", "dog", "cow", "hen", "fox"))
+    with pytest.raises(
+        SuiteError, match=r"none of the classes of dataset=toy: it scores red, .*has cat, .*model.classes"
+    ):
+        runner.make_cells([config("explainer=random")])
+
+
+def test_a_problem_of_many_cells_is_said_first_and_once():
+    lines = runner.by_problem({f"cell{i}": "no weights" for i in range(21)} | {"other": "no data"})
+    assert lines[0].startswith("no weights [21 cells: cell0, ") and lines[0].endswith("and 16 more]")
+    assert lines[1:] == ["no data [other]"]
+
+
+def test_an_explainers_own_bug_is_shown_once_and_stops_the_cell(config, monkeypatch, caplog):
+    def buggy(probe, targets):
+        return probe.model
+
+    monkeypatch.setattr("baselines.uniform.uniform", buggy)
+    cells = runner.make_cells([config("explainer=uniform", "engine.stop_after=2"), config("explainer=centre")])
+    for cell in cells:
+        cell.cfg.engine.stop_after = 2
+    with pytest.raises(SuiteError, match=r"stopped after 2 images in a row .*test_runner.py:\d+.*no attribute 'model'"):
+        runner.run(cells)
+    assert caplog.text.count("Traceback") == 1 and "return probe.model" in caplog.text
+    found = cells[0].folder.read()
+    assert {r["image_id"] for r in found} == {"00", "01"}
+    assert all(re.fullmatch(r"tests/test_runner.py:\d+", r["where"]) for r in found)
+    assert {r["image_id"] for r in cells[1].folder.read() if r["status"] == "ok"} == {"00", "01", "02", "04", "05"}
+
+
+def test_images_that_cannot_be_read_stop_nothing(config, monkeypatch):
+    monkeypatch.setattr("toy.ToyDataset.__getitem__", lambda self, image_id: Path("/nonexistent").read_bytes())
+    failed, (cell,) = run(config("explainer=random", "engine.stop_after=2"))
+    assert failed == len(cell.folder.read()) and len({r["image_id"] for r in cell.folder.read()}) == 6
+
+
+LEFT = {
+    "training mode": lambda network: network.train(),
+    "hooks": lambda network: network.stage1.register_forward_hook(lambda module, args, output: output * 0),
+    "requires_grad": lambda network: network.requires_grad_(False),
+    "gradients of parameters": lambda network: network(torch.ones(1, 3, 24, 32)).sum().backward(),
+    "running statistics": lambda network: (network.train(), network(torch.ones(2, 3, 24, 32)), network.eval()),
+    "random seeds": lambda network: torch.rand(1),
+    "torch's gradient mode or default type": lambda network: torch.set_grad_enabled(False),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_what_an_explainer_leaves_changed_fails_its_image_and_no_other_explainers(config, monkeypatch, tmp_path, what):
+    from baselines.uniform import uniform
+
+    monkeypatch.setattr("baselines.uniform.uniform", lambda p, t: (LEFT[what](p.network), uniform(p, t))[1])
+    _, cells = run(config("explainer=uniform", dataset={"broken": None}), config("explainer=grad_cam"), limit=2)
+    assert all(
+        r["status"] == "failed" and f"uniform left changed: {what}." in r["reason"] for r in cells[0].folder.read()
+    )
+    _, alone = run(config("explainer=grad_cam", f"outputs={tmp_path}/alone"), limit=2)
+    keys = ("EBPG", "mIoU", "Drop%", "confidence")
+    found, expected = ({p: [r[k] for k in keys] for p, r in records(c).items()} for c in (cells[1], *alone))
+    assert found == {pair: pytest.approx(row, rel=1e-6) for pair, row in expected.items()}
+
+
+def test_an_explainer_that_changes_weights_stops_all_that_use_them(config, monkeypatch):
+    from baselines.uniform import uniform
+
+    def writes(probe, targets):
+        with torch.no_grad():
+            probe.network.head.weight.mul_(2)
+        return uniform(probe, targets)
+
+    monkeypatch.setattr("baselines.uniform.uniform", writes)
+    cells = runner.make_cells([config("explainer=uniform"), config("explainer=centre")])
+    with pytest.raises(SuiteError, match="explainer uniform changed the network's weights"):
+        runner.run(cells)
+    assert not any(r["status"] == "ok" for cell in cells for r in cell.folder.read())
+
+
+class CountingKey(tuple):
+    """A pair that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        CountingKey.compared += 1
+        return tuple.__eq__(self, other)
+
+    __hash__ = tuple.__hash__
+
+
+@pytest.mark.parametrize("targets", ["all", "argmax"])
+def test_what_is_missing_is_looked_up_and_not_searched(config, targets):
+    (cell,) = runner.make_cells([config("explainer=random", f"protocol.targets={targets}")])
+    cell.remember({"image_id": f"{i:06d}", "target": 0, "status": "ok"} for i in range(50_000))
+    cell.good = {CountingKey(pair) for pair in cell.good}
+    assert [cell.missing(image_id) for image_id in cell.dataset.ids] == [
+        cell.pairs(i) if targets == "all" else [-1] for i in cell.dataset.ids
+    ]
+    assert CountingKey.compared < 100

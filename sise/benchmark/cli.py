@@ -329,11 +329,15 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
         "target": ("a class by name or index, or a list of them", lambda v: v is None or v != []),
         "watch": ("null or seconds above 0", lambda v: v is None or (_number(v) and v > 0)),
         "estimate": ("true, false or seconds above 0", lambda v: isinstance(v, bool) or (_number(v) and v > 0)),
+        "engine.batch_size": ("null or a whole number from 1", lambda v: v is None or _whole(v, 1)),
+        "engine.threads": ("null or a whole number from 1", lambda v: v is None or _whole(v, 1)),
+        "engine.stop_after": ("null or a whole number from 1", lambda v: v is None or _whole(v, 1)),
         "explainer.call.mu": ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1),
     }
     rules |= dict.fromkeys(("out", "outputs", "results", "published", "page"), ("a path", lambda v: isinstance(v, str)))
     rules |= dict.fromkeys(NAMES, (A_NAME, is_name))
-    rules |= dict.fromkeys(("overwrite", "dry_run"), ("true or false", lambda v: isinstance(v, bool)))
+    switches = ("overwrite", "dry_run", *(f"engine.{name}" for name in ("lossless", "compile", "malloc", "cache")))
+    rules |= dict.fromkeys(switches, ("true or false", lambda v: isinstance(v, bool)))
     rules |= dict.fromkeys(
         ("count", "masks_per_layer", "rounds", "peers.rounds", "phases.rounds"),
         ("a whole number from 1", lambda v: _whole(v, 1)),

@@ -172,7 +172,7 @@ def _libraries() -> tuple[Path, ...]:
     return tuple({Path(sysconfig.get_path(name)).resolve() for name in names})
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
     """Whether a file belongs to Python or to an installed package, and not to the user."""
     return "site-packages" in path.parts or any(path.resolve().is_relative_to(folder) for folder in _libraries())
 
@@ -185,7 +185,7 @@ def _tree(file: str) -> ast.Module:
 @functools.cache
 def _imported(file: str) -> tuple[str, ...]:
     """The files a file imports, of the suite and of the user's own; those of installed packages are not followed."""
-    if not _is_own(file) and _is_installed(_path(file)):
+    if not _is_own(file) and is_installed(_path(file)):
         return ()
     package = file.removesuffix("/__init__.py").removesuffix(".py").split("/")
     names = []
@@ -199,13 +199,13 @@ def _imported(file: str) -> tuple[str, ...]:
             module = ".".join(filter(None, [above, node.module]))
             names += [".".join(filter(None, [module, alias.name])) for alias in node.names]
     found = [inner for name in names if (inner := _file(name))]
-    return tuple(dict.fromkeys(f for f in found if _is_own(f) or not _is_installed(_path(f))))
+    return tuple(dict.fromkeys(f for f in found if _is_own(f) or not is_installed(_path(f))))
 
 
 def _hash(file: str) -> str:
     """Of a source file what runs; of an installed package's its bytes and version, as they are now."""
     path = _path(file)
-    if not _is_own(file) and _is_installed(path):
+    if not _is_own(file) and is_installed(path):
         content = repr(_version(file.split("/")[0].removesuffix(".py"))).encode() + path.read_bytes()
         return hashlib.sha256(content).hexdigest()[:12]
     return _source_hash(file)

@@ -16,7 +16,8 @@ The keys of a record (values are fractions; percent appears only in tables):
 ``target``         class index in the dataset; -1 for an image that failed before its targets were known
 ``class``          its name
 ``status``         "ok" or "failed"
-``reason``         failed records only: what went wrong. A failed record needs no key below this one
+``reason``         failed records only: what went wrong. A failed record needs no key below this one but ``where``
+``where``          failed records only: file and line that raised the error
 ``EBPG``           localization metrics, each in [0, 1], for datasets with masks
 ``mIoU``
 ``Bbox``

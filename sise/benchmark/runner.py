@@ -12,9 +12,12 @@ depend on its place in a batch. That is measured for every network, and each ses
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from metrics import keep_mask, undefined
-from sise.benchmark.code_version import code_of, other_code
+from sise.benchmark.code_version import ROOT, code_of, is_installed, other_code
+from sise.benchmark.left_behind import WeightsChanged, nothing_left_behind
 from sise.benchmark.names import check_names
 from sise.benchmark.process import CrowdWatch
 from sise.benchmark.records import DiskFull, RunFolder, environment
@@ -49,7 +53,9 @@ S = TypeVar("S", bound=Scorer)
 
 TARGETS = ("all", "predicted", "argmax")
 FILLS = ("zero", "black", "mean", "blur")
-NOT_IDENTITY = ("root", "weights")  # where files lie says nothing about what they are: hashes do
+NOT_IDENTITY = ("root", "weights", "masks")
+"""Settings that are no part of what a run is: where files lie (hashes say what they are), and ``dataset.masks``, which
+says what the dataset has anyway."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class Cell:
         computed: Of this process: how many pairs have got a good record.
         finished: Images with a good record.
         problem: Why the cell could not run, or not go on.
+        in_a_row: The last failure's error and place, and in how many images in a row it was the same.
+        shown_traceback: Whether an unexpected error's traceback was shown.
     """
 
     cfg: DictConfig
@@ -111,6 +119,8 @@ class Cell:
     failures: dict[str, int] = field(default_factory=dict)
     computed: int = 0
     problem: str = ""
+    in_a_row: tuple[tuple[str, str], int] = (("", ""), 0)
+    shown_traceback: bool = False
 
     @property
     def name(self) -> str:
@@ -255,7 +265,9 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
             dataset, model = load(cfg.dataset.loader), load(cfg.model.loader)
             if id(model) not in structures:
                 structures[id(model)] = structure_of(model.network)
-            cells.append(Cell(cfg, dataset, model, structures[id(model)]))
+            cell = Cell(cfg, dataset, model, structures[id(model)])
+            check_cell(cell)
+            cells.append(cell)
         except (SuiteError, HydraException, OmegaConfBaseException) as error:
             if broken is None:
                 raise
@@ -273,11 +285,13 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
 
 
 def by_problem(problems: Mapping[str, str]) -> list[str]:
-    """A line per problem: the cells that have it, and what it is."""
-    return [
-        f"{', '.join(name for name in problems if problems[name] == problem)}: {problem}"
-        for problem in dict.fromkeys(problems.values())
-    ]
+    """A line per problem: what it is, and the cells that have it, a few by name."""
+    lines = []
+    for problem in dict.fromkeys(problems.values()):
+        names = [name for name in problems if problems[name] == problem]
+        count = f"{len(names)} cells: " if len(names) > 1 else ""
+        lines.append(f"{problem} [{count}{_some(names)}]")
+    return lines
 
 
 OWN_MODELS = {"mnist1d": "mnist1d", "hmt": "hmt", "severstal": "resnet101_severstal"}
@@ -302,6 +316,59 @@ def check_network(cfg: DictConfig) -> None:
                 f"model={own} scores the classes of dataset={own}; give dataset={own} with it, got "
                 f"dataset={cfg.dataset.name}."
             )
+
+
+def check_cell(cell: Cell) -> None:
+    """What is known to be wrong before the first image: classes, metrics and hyperparameters that do not fit.
+
+    Raises:
+        SuiteError: If the network scores none of the dataset's classes, the dataset has no masks for a metric that
+            needs them, or an explainer or metric does not take what the settings give it.
+    """
+    cfg, classes = cell.cfg, cell.dataset.classes
+    known = [name for name in classes if name in cell.outputs]
+    if not known:
+        raise SuiteError(
+            f"model={cfg.model.name} has none of the classes of dataset={cell.dataset.name}: it scores "
+            f"{_some(cell.model.classes)}; the dataset has {_some(classes)}. Give the network's classes by the "
+            "dataset's names, one a line in the order of its scores: model.classes=<file>"
+        )
+    if len(known) < len(classes):
+        left_out = [name for name in classes if name not in cell.outputs]
+        log.info("%s: the network has no class %s; their pairs are left out", cell.name, _some(left_out))
+    localization, faithfulness = cell.metrics
+    if localization and not cfg.dataset.get("masks", True):
+        raise SuiteError(
+            f"dataset={cfg.dataset.name} has no regions to compare a map with, which {', '.join(localization)} need; "
+            "add metrics=confidence"
+        )
+    check_arguments(f"explainer={cfg.explainer.name}", cell.explainer, 2)
+    for name, metric in localization.items():
+        check_arguments(f"metric {name}", metric, 2)
+    for name, metric in faithfulness.items():
+        check_arguments(f"metric {name}", metric, 3)
+
+
+def check_arguments(what: str, function: Callable[..., Any], given: int) -> None:
+    """Whether a function takes ``given`` arguments besides those its settings bind.
+
+    Raises:
+        SuiteError: If not.
+    """
+    partial = function if isinstance(function, functools.partial) else functools.partial(function)
+    try:
+        signature = inspect.signature(partial.func)
+    except ValueError:  # of a function of C
+        return
+    try:
+        signature.bind(*partial.args, *[None] * given, **partial.keywords)
+    except TypeError as error:
+        raise SuiteError(f"{what}: {error}; it takes {', '.join(signature.parameters)}") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def run(
@@ -409,7 +476,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
                 raise
             except Exception as error:
                 for cell in needing:
-                    failed += _save_failures(cell, image_id, cell.missing(image_id), error)
+                    failed += _save_failures(cell, image_id, cell.missing(image_id), error, of_data=True)
                 continue
             known = cache is not None and cache.restore(probe)
             passes = probe.forward_passes
@@ -464,9 +531,11 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress) -
                 continue
             outputs = [cell.outputs[cell.dataset.classes[t]] for t in targets]
             probe.seed = image_seed(cell.cfg.seed, sample.image_id)
-            with probe.bill() as bill:
+            with nothing_left_behind(probe.network, cell.cfg.explainer.name), probe.bill() as bill:
                 saliency = cell.explainer(probe, outputs)
             saliency = checked_maps(saliency, probe, len(targets), cell.cfg.protocol.on_nan)
+        except WeightsChanged:
+            raise
         except UnknownName as error:  # a setting, not this image, is wrong
             with _problems_of([cell]):
                 raise error
@@ -495,6 +564,7 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress) -
         new = [r for r in records if (sample.image_id, r["target"]) not in cell.good]
         cell.folder.append(new)
         cell.computed += len(new)
+        cell.in_a_row = (("", ""), 0)
         cell.remember(new)
     return failed
 
@@ -540,11 +610,29 @@ def remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> No
             judge.score_masks(torch.stack([torch.ones_like(masks[0]), *masks]))
 
 
-def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exception) -> int:
-    """Records that pairs failed and why; the run goes on, and the next one tries them again."""
-    reason = f"{type(error).__name__}: {error}"
-    log.warning("%s, image %s failed: %s", cell.name, image_id, reason)
-    log.debug("traceback", exc_info=error)
+def _save_failures(
+    cell: Cell, image_id: str, targets: Sequence[int], error: Exception, *, of_data: bool = False
+) -> int:
+    """Records that pairs failed, why and where; the run goes on, and the next one tries them again.
+
+    The first error of a cell that nobody expected is shown with its traceback. Where the same goes wrong in
+    ``engine.stop_after`` images in a row, the cell stops: it would in all others. Images that cannot be read
+    (``of_data``) stop nothing.
+    """
+    reason, where = f"{type(error).__name__}: {error}", _place(error)
+    unexpected = not (of_data or isinstance(error, SuiteError | OSError))
+    shown = unexpected and not cell.shown_traceback
+    cell.shown_traceback |= shown
+    log.warning("%s, image %s failed: %s", cell.name, image_id, reason, exc_info=error if shown else None)
+    if not of_data:
+        what = (type(error).__name__, where)
+        cell.in_a_row = (what, cell.in_a_row[1] + 1 if cell.in_a_row[0] == what else 1)
+        if cell.cfg.engine.stop_after and cell.in_a_row[1] >= cell.cfg.engine.stop_after:
+            with _problems_of([cell]):
+                raise SuiteError(
+                    f"stopped after {cell.in_a_row[1]} images in a row failed in the same place ({where}): {reason} "
+                    "(engine.stop_after=null goes on)"
+                )
     names = cell.dataset.classes
     targets = [t for t in targets if (image_id, t) not in cell.good]
     cell.folder.append(
@@ -554,11 +642,22 @@ def _save_failures(cell: Cell, image_id: str, targets: Sequence[int], error: Exc
             "class": names[t] if t >= 0 else "",
             "status": "failed",
             "reason": reason,
+            "where": where,
         }
         for t in targets
     )
     cell.failures[reason] = cell.failures.get(reason, 0) + len(targets)
     return len(targets)
+
+
+def _place(error: Exception) -> str:
+    """File and line that raised an error: the innermost that is no installed package's, as ``mine.py:12``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not is_installed(Path(frame.filename))] or frames
+    if not own:
+        return ""
+    file = Path(own[-1].filename)
+    return f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file.name}:{own[-1].lineno}"
 
 
 # ---------------------------------------------------------------------- parts of a probe
