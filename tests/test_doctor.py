@@ -1,7 +1,10 @@
 """Preflight and audits: findings on fabricated machines, hits and points by hand, TorchRay as the witness."""
 
 import importlib.resources
+import lzma
 import math
+import re
+import tarfile
 import warnings
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from sise.benchmark.audits import (
     pointing_hit,
     top_hits,
 )
-from sise.benchmark.datasets import COCO2014, VOC2007, VOC_CLASSES
+from sise.benchmark.datasets import _COCO_VAL_PAIRS, COCO2014, VOC2007, VOC_CLASSES
 from sise.benchmark.mnist1d import MNIST1D
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
 from sise.benchmark.tables import read_published
@@ -313,6 +316,7 @@ class TestAccuracies:
         class Bench:
             cfg = settings(tmp_path, "dataset=voc2007")
             device, ids, left_out = CPU, ("1",), {}
+            numbers, accuracies = audits.read_published(ROOT / cfg.published), audits.Bench.accuracies
             dataset = type("VOC", (), {"name": "voc2007", "ids": ("1",) if whole else ("1", "2")})()
 
             def model(self, name, fully_convolutional=False):
@@ -346,13 +350,14 @@ class TestAccuracies:
         part = audits.u1(self.bench(monkeypatch, tmp_path, found, whole=False))
         assert "integers can only be compared on all" in part.verdict and "top-1 off by" not in part.rows
 
-    def test_published_integers_round_to_the_published_percentages(self):
-        for name, (one, all_, five) in {"vgg16": (56.56, 87.18, 93.29), "resnet50": (57.08, 87.96, 93.09)}.items():
-            (top1, _), (top5, _) = audits.PUBLISHED_HITS["voc2007", name]
-            assert [round(100 * top1 / 7632, 2), round(100 * top1 / 4952, 2)] == [one, all_]
-            assert round(100 * top5 / 7632, 2) == five
-            for wrong in (top1 - 1, top1 + 1):
-                assert [round(100 * wrong / 7632, 2), round(100 * wrong / 4952, 2)] != [one, all_]
+    def test_published_percentages_stand_for_these_integers(self):
+        """One integer each on VOC, eleven or twelve on COCO."""
+        for percent, hits in ((56.56, 4317), (93.29, 7120), (57.08, 4356), (93.09, 7105), (64.88, 4952), (99.99, 7631)):
+            assert audits.published_hits(percent, 7632) == (hits, hits)
+        for percent, hits in ((29.62, (34_529, 34_540)), (69.01, (80_455, 80_465)), (30.25, (35_264, 35_274)),
+                              (70.27, (81_924, 81_935))):  # fmt: skip
+            assert audits.published_hits(percent, 116_592) == hits
+        assert audits.published_hits(50.0, 20_000) == (9_999, 10_000)  # 49.995 is 50.00, 50.005 is 50.01
 
 
 # --- V7 ---------------------------------------------------------------------------------------------------------------
@@ -503,37 +508,77 @@ class TestRun:
         assert (first["percent"], first["pairs"], first["measured"], first["published"]) == (
             "pointing game, ALL", 3, 25.0, 69.6)  # fmt: skip
         area = (21 * 21 + 10 * 10 + 5 * 5 + 2 * 2) / (120 * 80) / 4
-        assert audit.rows["measured"].tolist()[-2:] == [round(100 * area, 2)] * 2
+        assert audit.rows["measured"].tolist()[-2:] == [round(100 * area, 3)] * 2
         assert audit.verdict.startswith("incomplete data (2 of 4952 images")
         text = (tmp_path / "results" / "audit_V7_voc2007.md").read_text()
         assert "| 25.0 |" in text and str(tmp_path) not in text and text in capsys.readouterr().out
         rows = pd.read_csv(tmp_path / "results" / "audit_V7_voc2007.csv")
         assert rows["published"].dropna().tolist() == [69.6, 42.4]
 
-    def test_images_that_cannot_be_read_are_left_out_and_counted(self, tmp_path, capsys):
-        write_voc(tmp_path, {f"00000{i}": [("dog", (50, 30, 70, 50), False)] for i in (1, 2, 3)})
-        picture = tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000001.jpg"
-        picture.write_bytes(picture.read_bytes()[:300])
+    def test_images_that_cannot_be_read_are_left_out_and_counted(self, tmp_path, capsys, caplog):
+        """Only where the annotation does not give the size, V7 needs the picture."""
+        write_voc(tmp_path, {f"00000{i}": [("dog", (50, 30, 70, 50), False)] for i in range(1, 10)})
+        folder = tmp_path / "VOCdevkit" / "VOC2007"
+        for number in range(1, 9):
+            (folder / "JPEGImages" / f"00000{number}.jpg").write_bytes(b"")
         overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
         [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
-        assert audit.rows["pairs"].tolist()[0] == 2
-        text = capsys.readouterr().out
-        assert "3 of 3 images, 1 of them left out, which could not be read (the first: " in text
-        for other in picture.parent.iterdir():
-            other.write_bytes(b"")
-        with pytest.raises(SuiteError, match="none of 3 images can be read; the first: "):
+        assert audit.rows["pairs"].tolist()[0] == 9
+        for file in (folder / "Annotations").iterdir():
+            file.write_text(re.sub("<size>.*</size>", "", file.read_text()))
+        [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
+        assert audit.rows["pairs"].tolist()[0] == 1
+        assert "9 of 9 images, 8 of them left out, which could not be read (the first: " in capsys.readouterr().out
+        assert caplog.text.count("is left out") == 5 and "voc2007: 3 more images are left out" in caplog.text
+        (folder / "JPEGImages" / "000009.jpg").write_bytes(b"")
+        with pytest.raises(SuiteError, match="none of 9 images can be read; the first: "):
             audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
+
+    def test_largest_accuracies(self, tmp_path, capsys):
+        assert audits.largest_hits([(1,), (1, 2), range(7), ()]) == (3, 8, 10)
+        write_voc(tmp_path, {"000001": [("dog", (50, 30, 70, 50), False), ("car", (1, 1, 10, 10), False)]})
+        overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
+        [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V4"])
+        assert audit.rows["measured"].tolist() == [50.0, 100.0] and "only be compared on all" in audit.verdict
+        assert audit.rows["published"].tolist() == [64.88, 99.99]
+
+    @pytest.mark.skipif(not (SHARED / "coco_val2014_labels.txt.xz").is_file(), reason="no labels of COCO")
+    def test_largest_accuracies_on_coco(self):
+        with lzma.open(SHARED / "coco_val2014_labels.txt.xz", "rt") as lines:
+            labels = [list(map(int, line.split()[1:])) for line in lines]
+        one, five, pairs = audits.largest_hits(labels)
+        assert (one, five, pairs) == (40_137, 108_754, 116_592)
+        assert audits.published_hits(34.43, pairs)[0] <= one <= audits.published_hits(34.43, pairs)[1]
+        assert audits.published_hits(93.28, pairs)[0] <= five <= audits.published_hits(93.28, pairs)[1]
+        counts = np.bincount([target for of_image in labels for target in of_image])
+        assert tuple(counts) == _COCO_VAL_PAIRS
+
+    @pytest.mark.skipif(not (SHARED / "voc2007_annotations.tar.xz").is_file(), reason="no annotations of VOC")
+    def test_the_published_centre_from_the_annotations_alone(self, tmp_path):
+        with tarfile.open(SHARED / "voc2007_annotations.tar.xz") as archive:
+            archive.extractall(tmp_path, filter="data")
+        overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
+        centre, largest = audits.run(settings(tmp_path, *overrides), overrides, ["V7", "V4"])
+        assert centre.rows["measured"].tolist()[:3] == [69.631, 42.442, pytest.approx(32.43, abs=0.005)]
+        assert centre.rows["pairs"].tolist() == [7013, 2230, 7632, 7632]
+        assert centre.verdict.startswith("these are the published numbers; of TorchRay's flags")
+        assert "all follow from the boxes by its rule" in centre.verdict
+        assert largest.rows["hits"].tolist() == [4952, 7631]
+        assert largest.verdict == "these are the published numbers"
+        dataset = VOC2007(tmp_path, verify=False)
+        assert dataset.verify_annotations() == (True, "4952 images, 7632 pairs: the complete ground truth")
+        assert "the complete ground truth, but 4952 image files missing" in dataset.verify_counts()[1]
 
     def test_complete_data_get_a_verdict(self, tmp_path, monkeypatch):
         write_voc(tmp_path, {"000001": [("dog", (50, 30, 70, 50), False)]})
-        monkeypatch.setattr(VOC2007, "verify_counts", lambda self: (True, ""))
+        monkeypatch.setattr(VOC2007, "verify_annotations", lambda self: (True, ""))
         overrides = ["dataset=voc2007", f"dataset.root={tmp_path}"]
         [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
-        assert audit.verdict == "NOT the published numbers: check images and boxes"
-        monkeypatch.setattr(audits, "PUBLISHED_CENTRE", {("voc2007", "ALL"): 100.0})
+        assert audit.verdict.startswith("NOT the published numbers: check images and boxes")
+        monkeypatch.setattr(audits.Bench, "centre", {"ALL": 100.0})
         [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
-        assert audit.verdict == "these are the published numbers"
-        monkeypatch.setattr(audits, "PUBLISHED_CENTRE", {})
+        assert audit.verdict.startswith("these are the published numbers")
+        monkeypatch.setattr(audits.Bench, "centre", {})
         [audit] = audits.run(settings(tmp_path, *overrides), overrides, ["V7"])
         assert audit.verdict.startswith("NOT")  # without a published number there is nothing to agree with
 
@@ -556,7 +601,7 @@ class TestRun:
         assert "**It is this one.**" in capsys.readouterr().out
 
     def test_unknown_audits_and_empty_limits(self, tmp_path):
-        with pytest.raises(SuiteError, match="U6, U7, V7, all"):
+        with pytest.raises(SuiteError, match="U6, U7, V4, V7, all"):
             audits.run(settings(tmp_path), [], ["U9"])
         overrides = [f"dataset.root={tmp_path}/shapes", "dataset.loader.test=2"]
         with pytest.raises(SuiteError, match="limit=1 or more"):
@@ -600,7 +645,7 @@ class TestRun:
         small += ["model.loader.layers=[features.29]"]
         cfg = settings(tmp_path, *shared, f"overrides={small!r}", "limit=1", "models=[vgg16]")
         done = {audit.name: audit for audit in audits.run(cfg, shared, ["all"])}
-        assert set(done) == set(audits.AUDITS) == {"U1", "U2", "U3", "U4", "U5", "U6", "U7", "V7"}
+        assert set(done) == set(audits.AUDITS) == {"U1", "U2", "U3", "U4", "U5", "U6", "U7", "V4", "V7"}
         for audit in done.values():
             assert audit.verdict == "no conclusion: shapes is a stand-in and says nothing about the papers"
             assert len(audit.rows) and 0 < len(audit.shown) <= (16 if audit.name == "U7" else 8)

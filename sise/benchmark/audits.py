@@ -12,7 +12,8 @@ import itertools
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAPERS = {"voc2007": "SISE Table 1", "coco2014": "SISE Table 4"}
 TABLE_METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")
 
-#: PROTOCOL P1, P2, P3: (smallest, largest) hits that round to the published accuracies: top-1 images, top-5 pairs.
-PUBLISHED_HITS = {
-    ("voc2007", "vgg16"): ((4_317, 4_317), (7_120, 7_120)),
-    ("voc2007", "resnet50"): ((4_356, 4_356), (7_105, 7_105)),
-    ("coco2014", "vgg16"): ((34_519, 34_540), (80_432, 80_466)),
-    ("coco2014", "resnet50"): ((35_254, 35_274), (81_901, 81_935)),
-}
-#: TorchRay's docs/pointing.csv, the centre: percent, ALL and DIF.
-PUBLISHED_CENTRE = {("voc2007", "ALL"): 69.6, ("voc2007", "DIF"): 42.4,
-                    ("coco2014", "ALL"): 27.8, ("coco2014", "DIF"): 19.5}  # fmt: skip
+#: Audits of the ground truth alone, which need neither pictures nor networks.
+OF_ANNOTATIONS = ("V4", "V7")
+
 #: Extremal Perturbation's areas in TorchRay's own benchmark.
 BENCHMARK_AREAS = {"coco2014": (0.018, 0.025, 0.05, 0.1)}
 _VOC_AREAS = (0.025, 0.05, 0.1, 0.2)
@@ -173,10 +167,23 @@ class Bench:
         others = [n for n in self.cfg.models if networks and not getattr(self.model(n), "official", False)]
         return f"not TorchRay's published weights: {', '.join(others)}" if others else ""
 
-    def incomplete(self) -> str:
-        """What the data lack; empty if they are complete."""
-        complete, message = self.dataset.verify_counts()
-        return "" if complete else f"incomplete data ({message.split(':')[0]})"
+    @cached_property
+    def centre(self) -> dict[str, float]:
+        """What TorchRay published of the centre's pointing game on this dataset: percent by subset, ALL and DIF."""
+        table = pd.read_csv((ROOT / self.cfg.published).with_name("pointing_centre.csv"))
+        table = table[table["dataset"] == self.dataset.name]
+        return dict(zip(table["subset"], table["value"], strict=True))
+
+    def accuracies(self, model: str) -> dict[str, float]:
+        """The paper's "top-1 accuracy" and "top-5 accuracy" of a network, or of "any", their maximum; in percent."""
+        rows = self.numbers[self.numbers["table"] == "SISE Appendix models"]
+        rows = rows[(rows["dataset"] == self.dataset.name) & (rows["model"] == model)]
+        return dict(zip(rows["metric"], rows["value"], strict=True))
+
+    def incomplete(self, annotations: bool = False) -> str:
+        """What the data, or only their ``annotations``, lack; empty if they are complete."""
+        complete, message = self.dataset.verify_annotations() if annotations else self.dataset.verify_counts()
+        return "" if complete else f"incomplete data ({message.partition(': partial tree')[0]})"
 
 
 def _wide(rows: pd.DataFrame, index: Sequence[str], column: str, value: str) -> pd.DataFrame:
@@ -266,6 +273,13 @@ def accuracy_grid(
     return pd.DataFrame(rows, columns=[*_CELLS, "top-1", "top-5"]), images, pairs
 
 
+def published_hits(percent: float, pairs: int) -> tuple[int, int]:
+    """The smallest and the largest number of hits that a percentage of pairs, given to two decimals, may stand for."""
+    exact = Fraction(str(percent))
+    low, high = ((exact + half) * pairs / 100 for half in (Fraction(-1, 200), Fraction(1, 200)))
+    return math.ceil(low), math.ceil(high) - 1
+
+
 def _distance(value: int, interval: tuple[int, int]) -> int:
     return max(interval[0] - value, value - interval[1], 0)
 
@@ -288,10 +302,11 @@ def u1(bench: Bench) -> Audit:
         rows["top-1 % of images"] = (100 * rows["top-1"] / images).round(2)
         rows["top-1 % of pairs"] = (100 * rows["top-1"] / pairs).round(2)
         rows["top-5 %"] = (100 * rows["top-5"] / pairs).round(2)
-        known = PUBLISHED_HITS.get((bench.dataset.name, name)) if bench.whole else None
-        for column, interval in zip(("top-1", "top-5"), known or (None, None), strict=True):
+        known = bench.accuracies(name) if bench.whole else {}
+        for column in ("top-1", "top-5"):
             heading = f"{name} {column}"
-            if interval:
+            if f"{column} accuracy" in known:
+                interval = published_hits(known[f"{column} accuracy"], pairs)
                 rows[f"published {column}"] = "-".join(map(str, dict.fromkeys(interval)))
                 rows[f"{column} off by"] = [_distance(value, interval) for value in rows[column]]
                 heading += f" [{rows[f'published {column}'][0]}]"
@@ -565,7 +580,7 @@ def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | No
     """What the pointing game of the image's centre, (W/2, H/2), needs to know of every pair.
 
     Args:
-        dataset: Images and masks.
+        dataset: Its ground truth is asked for, pictures only where that needs them.
         ids: Which images.
         left_out: Takes the images that cannot be read, see :func:`sise.benchmark.subjects.readable`.
 
@@ -581,11 +596,15 @@ def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | No
     flags = difficult_flags(dataset.name) if dataset.name in PAPERS else {}
     rows = []
     ids = [image_id for image_id in ids if dataset.targets_of(image_id)]  # others' annotation cannot be read
-    for sample in readable(dataset, ids, f"{dataset.name}: centre", left_out):
-        image_id = sample.image_id
-        hard = sample.info.get("difficult", [False] * len(sample.targets))
-        boxes = sample.info.get("boxes", [()] * len(sample.targets))
-        for target, mask, difficult, group in zip(sample.targets, sample.masks, hard, boxes, strict=True):
+
+    def read(image_id: str) -> tuple[str, np.ndarray, dict[str, Any]]:
+        return image_id, *dataset.ground_truth_of(image_id)
+
+    for image_id, masks, info in readable(dataset, ids, f"{dataset.name}: centre", left_out, read):
+        targets = dataset.targets_of(image_id)
+        hard = info.get("difficult", [False] * len(targets))
+        boxes = info.get("boxes", [()] * len(targets))
+        for target, mask, difficult, group in zip(targets, masks, hard, boxes, strict=True):
             if mask.ndim != 2:
                 raise SuiteError(
                     f"audit=V7 asks for the centre of images; dataset={dataset.name} has none: choose another"
@@ -598,6 +617,20 @@ def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | No
             areas = (100 * mask.mean(), 100 * inside.mean())
             rows.append((image_id, target, hit, not difficult, not difficult and named, *areas))
     return pd.DataFrame(rows, columns=["image_id", "target", "hit", "all", "dif", "mask", "boxes"])
+
+
+def difficult_by_rule(pairs: pd.DataFrame) -> pd.Series:
+    """TorchRay's "difficult" flag on VOC as its list was made: small, and not the only class of its image.
+
+    Args:
+        pairs: Of `centre_pairs`, with the boxes of all objects.
+
+    Returns:
+        Per pair, whether it counts itself, all boxes of its class cover less than a quarter of the image, and at
+        least two classes of the image count.
+    """
+    counting = pairs.groupby("image_id")["all"].transform("sum")
+    return pairs["all"] & (pairs["boxes"] < 25) & (counting >= 2)
 
 
 def pointing_accuracy(pairs: pd.DataFrame, draws: int = 200) -> tuple[float, float]:
@@ -618,7 +651,7 @@ def v7(bench: Bench) -> Audit:
     for subset in ("all", "dif") if name in PAPERS else ("all",):
         chosen = pairs[pairs[subset]]
         value, error = pointing_accuracy(chosen) if len(chosen) else (math.nan, math.nan)
-        known = PUBLISHED_CENTRE.get((name, subset.upper()))
+        known = bench.centre.get(subset.upper())
         rows.append((f"pointing game, {subset.upper()}", len(chosen), value, error, known))
     for kind in ("mask", "boxes"):
         areas = pairs.set_index("image_id")[kind]
@@ -627,7 +660,7 @@ def v7(bench: Bench) -> Audit:
     table = pd.DataFrame(rows, columns=["percent", "pairs", "measured", "standard error", "published"])
     table["published"] = table["published"].astype(float)
     known, area = table.dropna(subset="published"), table["measured"].iloc[-2]
-    if bench.whole and not bench.incomplete():
+    if bench.whole and not bench.incomplete(annotations=True):
         same = len(known) and (known["measured"].round(1) == known["published"]).all()
         verdict = "these are the published numbers" if same else "NOT the published numbers: check images and boxes"
     else:
@@ -636,21 +669,47 @@ def v7(bench: Bench) -> Audit:
     if name == "coco2014":  # PROTOCOL T5: of segmentations and boxes, only the former fit RISE's EBPG
         fits = "it is" if area < 11.35 else "it is NOT"
         verdict += f"; the area of the masks must be below RISE's published EBPG, 11.35: {fits}"
-    table = table.round({"measured": 2, "standard error": 2})
+    if name == "voc2007":
+        differ = int((difficult_by_rule(pairs) != pairs["dif"]).sum())
+        follow = "all follow" if differ == 0 else f"{differ} do NOT follow"
+        verdict += f"; of TorchRay's flags of the DIF set {follow} from the boxes by its rule"
+    table = table.round({"measured": 3, "standard error": 2})
     question = "Does the centre of the image score as published (mean over classes, tolerance 15 pixels)?"
     return Audit("V7", question, table, table, verdict)
 
 
+# --- V4: the largest accuracies ---------------------------------------------------------------------------------------
+
+
+def largest_hits(labels: Iterable[Sequence[int]]) -> tuple[int, int, int]:
+    """(top-1 hits, top-5 hits, pairs) of a network that errs nowhere, given the classes of each image.
+
+    One class of an image is best, so top-1 counts images; five of an image's classes are among the best five.
+    """
+    counts = [len(of_image) for of_image in labels if of_image]
+    return len(counts), sum(min(5, count) for count in counts), sum(counts)
+
+
+def v4(bench: Bench) -> Audit:
+    """The largest accuracies that any network could have, which need no network: a check of the labels."""
+    one, five, pairs = largest_hits(bench.dataset.targets_of(image_id) for image_id in bench.ids)
+    known = bench.accuracies("any")
+    rows = [(kind, hits, pairs, round(100 * hits / pairs, 3), known.get(f"{kind} accuracy", math.nan))
+            for kind, hits in (("top-1", one), ("top-5", five))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["largest accuracy", "hits", "pairs", "measured", "published"])
+    if not bench.whole or bench.incomplete(annotations=True) or table["published"].isna().any():
+        verdict = "the published numbers can only be compared on all of the data set"
+    else:
+        known_hits = [published_hits(value, pairs) for value in table["published"]]
+        same = all(low <= hits <= high for hits, (low, high) in zip(table["hits"], known_hits, strict=True))
+        verdict = "these are the published numbers" if same else "NOT the published numbers: check the labels"
+    question = "Are the largest accuracies, of a network that errs nowhere, the published ones (percent of pairs)?"
+    return Audit("V4", question, table, table, verdict)
+
+
 AUDITS: dict[str, Callable[[Bench], Audit]] = {
-    "U1": u1,
-    "U2": u2,
-    "U3": u3,
-    "U4": u4,
-    "U5": u5,
-    "U6": u6,
-    "U7": u7,
-    "V7": v7,
-}
+    "U1": u1, "U2": u2, "U3": u3, "U4": u4, "U5": u5, "U6": u6, "U7": u7, "V4": v4, "V7": v7,
+}  # fmt: skip
 
 
 # --- running and writing ----------------------------------------------------------------------------------------------
@@ -675,8 +734,9 @@ def run(cfg: DictConfig, overrides: Sequence[str], asked: Sequence[str]) -> list
         if not bench.ids:
             raise SuiteError(f"audit={name}: limit={bench.limit} leaves no image; give limit=1 or more")
         audit = AUDITS[name](bench)
-        stand_in, incomplete = bench.stand_in(networks=name != "V7"), bench.incomplete()
-        if stand_in or (incomplete and name != "V7"):
+        alone = name in OF_ANNOTATIONS
+        stand_in, incomplete = bench.stand_in(networks=not alone), bench.incomplete(annotations=alone)
+        if stand_in or (incomplete and not alone):
             audit = dataclasses.replace(audit, verdict=f"no conclusion: {stand_in or incomplete}")
         elif incomplete:
             audit = dataclasses.replace(audit, verdict=f"{incomplete}: {audit.verdict}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,17 @@ PAPERS = ("voc2007", "coco2014", "severstal")
 """The papers' datasets."""
 
 
+#: How many images that cannot be read are named in the log; the others are only counted.
+NAMED = 5
+
+
 def readable(
-    dataset: Dataset, ids: Sequence[str], description: str, left_out: dict[str, str] | None = None
-) -> Iterator[Sample]:
+    dataset: Dataset,
+    ids: Sequence[str],
+    description: str,
+    left_out: dict[str, str] | None = None,
+    read: Callable[[str], Any] | None = None,
+) -> Iterator[Any]:
     """Images of a dataset one after the other, with a progress bar; those that cannot be read are said and left out.
 
     Args:
@@ -39,6 +47,7 @@ def readable(
         ids: Which images.
         description: Of the bar.
         left_out: Takes the reason by the id of each image left out.
+        read: What is made of an id; None = its sample.
 
     Raises:
         SuiteError: If there are ids and none of them can be read.
@@ -46,12 +55,15 @@ def readable(
     left_out = {} if left_out is None else left_out
     for image_id in tqdm(ids, desc=description, unit="image"):
         try:
-            sample = dataset[image_id]
+            found = (read or dataset.__getitem__)(image_id)
         except Exception as error:
             left_out[image_id] = f"{type(error).__name__}: {error}"
-            log.warning("%s, image %s is left out: %s", dataset.name, image_id, left_out[image_id])
+            if len(left_out) <= NAMED:
+                log.warning("%s, image %s is left out: %s", dataset.name, image_id, left_out[image_id])
             continue
-        yield sample
+        yield found
+    if len(left_out) > NAMED:
+        log.warning("%s: %d more images are left out", dataset.name, len(left_out) - NAMED)
     if len(ids) and all(image_id in left_out for image_id in ids):
         raise SuiteError(
             f"{dataset.name}: none of {len(ids)} images can be read; the first: {next(iter(left_out.values()))}"
