@@ -173,6 +173,9 @@ class TestChecks:
         here = settings(tmp_path, f"roots.hmt={SHARED / 'hmt'}", f"roots.mnist1d={SHARED / 'mnist1d'}")
         found = {f.topic: f for f in doctor.data(here)}
         assert (found["hmt"].state, found["mnist1d"].state) == ("ok", "ok"), (found["hmt"], found["mnist1d"])
+        right, saturated, count = course.right_and_saturated(mnist1d.network(SHARED / "mnist1d/MNIST1D.h5"))
+        assert abs(right - 877) <= 1 and abs(saturated - 162) <= 3 and count == 1000  # a rounding may turn a curve
+        assert f"the softmax of {saturated} of 1000 is 1" in found["mnist1d"].found
 
     def test_severstal_counts(self, tmp_path, monkeypatch):
         (tmp_path / "train_images").mkdir()

@@ -163,6 +163,21 @@ class TestTorchRay:
         grid = SpatialMean(nn.Conv2d(1, 2, 1))(torch.randn(3, 1, 4, 5))
         assert grid.shape == (3, 2)
 
+    def test_logsumexp_changes_the_gradients_alone(self, resnet_file):
+        image = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        network = nn.Conv2d(3, 6, 1)
+        mean, peaks = SpatialMean(network), SpatialMean(network, "logsumexp")
+        torch.testing.assert_close(peaks(image), mean(image), rtol=0, atol=0)
+        (got,) = torch.autograd.grad(peaks(image)[1, 4], image)
+        (expected,) = torch.autograd.grad(network(image)[1, 4].logsumexp(dim=(0, 1)), image)
+        torch.testing.assert_close(got, expected)
+        with pytest.raises(SuiteError, match="unknown pool 'max'"):
+            SpatialMean(network, "max")
+        with pytest.raises(SuiteError, match="pool=logsumexp is for fully convolutional networks"):
+            torchray("resnet50", "voc", weights=resnet_file, allow_other_weights=True, pool="logsumexp")
+        options = {"weights": resnet_file, "allow_other_weights": True, "fully_convolutional": True}
+        assert torchray("resnet50", "voc", pool="logsumexp", **options).network.pool == "logsumexp"
+
     def test_torchrays_module_is_as_before_even_after_an_error(self, tmp_path):
         from torchray.benchmark import models as theirs
 

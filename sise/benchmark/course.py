@@ -17,7 +17,10 @@ from sise.benchmark import hmt, mnist1d
 from sise.benchmark.datasets import BaseDataset
 from sise.benchmark.models import SuiteModel
 
-__all__ = ["TOLERANCE", "Confidence", "confidences", "hmt_confidences", "mnist1d_confidences", "printed_confidences"]
+__all__ = [
+    "TOLERANCE", "Confidence", "confidences", "hmt_confidences", "mnist1d_confidences", "printed_confidences",
+    "right_and_saturated",
+]  # fmt: skip
 
 TOLERANCE = 5e-6
 """Between the notebooks' float32 on other machines and ours: the largest difference seen is 1.6e-6."""
@@ -80,3 +83,17 @@ def mnist1d_confidences(root: str | Path, published: pd.DataFrame) -> list[Confi
     """
     model = mnist1d.network(Path(root) / "MNIST1D.h5")
     return confidences(model, mnist1d.MNIST1D(), printed_confidences(published, "mnist1d"))
+
+
+def right_and_saturated(model: SuiteModel) -> tuple[int, int, int]:
+    """What the notebook's numbers on MNIST-1D rest on.
+
+    Returns:
+        Of the test curves: how many digits are predicted right; for how many the softmax of the predicted digit is 1 in
+        float32, where its gradient, which selects SISE's feature maps there, is rounding; how many there are.
+    """
+    curves, digits = mnist1d.tensors("test")
+    with torch.no_grad():
+        scores = model.network(curves)
+    right, saturated = scores.argmax(dim=1) == digits, scores.softmax(dim=1).amax(dim=1) == 1
+    return int(right.sum()), int(saturated.sum()), len(digits)

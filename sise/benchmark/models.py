@@ -77,20 +77,44 @@ class SuiteModel(Model):
     official: bool = False
 
 
+POOLS = ("mean", "logsumexp")
+
+
+class _MeanWithPeaks(torch.autograd.Function):
+    """(N, K, P) -> (N, K): the mean over positions going forward, the gradient of logsumexp over them going back."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        ctx.save_for_backward(scores)
+        return scores.mean(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (scores,) = ctx.saved_tensors
+        return gradient[..., None] * scores.softmax(2)
+
+
 class SpatialMean(nn.Module):
     """A fully convolutional classifier, (N, K, h, w) scores, as a classifier with (N, K): the mean over positions.
 
     Args:
         network: The classifier; its layers are called ``network.<name>`` here.
+        pool: How gradients are shared among the positions: ``mean``, equally, or ``logsumexp``, by the softmax of the
+            class's scores over positions, as TorchRay's pointing game seeds its backward pass (PROTOCOL M2). The scores
+            are the mean either way. With one position both are the same.
+
+    Raises:
+        SuiteError: If ``pool`` is unknown.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, pool: str = "mean") -> None:
         super().__init__()
-        self.network = network
+        self.network, self.pool = network, choose("pool", pool, POOLS)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, K)."""
-        return self.network(image).flatten(2).mean(2)
+        scores = self.network(image).flatten(2)
+        return scores.mean(2) if self.pool == "mean" else _MeanWithPeaks.apply(scores)
 
 
 class ClassMap(nn.Module):
@@ -428,6 +452,7 @@ def torchray(
     weights: str | os.PathLike | None = None,
     allow_other_weights: bool = False,
     fully_convolutional: bool = False,
+    pool: str = "mean",
     layers: Sequence[str] | None = None,
     cam_layer: str | None = None,
     preprocessing: Preprocessing | None = None,
@@ -445,6 +470,7 @@ def torchray(
             BGR order); None = the published file.
         allow_other_weights: Accept a ``weights`` file that is not the published one; the note then says so.
         fully_convolutional: TorchRay's conversion; the scores are the mean over positions. Not for shapes.
+        pool: Of the fully convolutional network, how gradients reach the positions, see :class:`SpatialMean`.
         layers: SISE's layers, low to high; None = PROTOCOL L1, L2.
         cam_layer: Grad-CAM's layer; None = the last of ``layers``.
         preprocessing: None = 224 x 224 squash, Lanczos, ImageNet's mean subtracted. For shapes the mean is always
@@ -462,6 +488,11 @@ def torchray(
         TorchRay's networks are those of Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018.
     """
     choose("arch", arch, _ARCHES)
+    if choose("pool", pool, POOLS) != "mean" and not fully_convolutional:
+        raise SuiteError(
+            f"pool={pool} is for fully convolutional networks, the others have one position; set "
+            "protocol.fully_convolutional=true, or protocol.pool=mean"
+        )
     if trained_on == "imagenet":
         raise SuiteError(
             f"TorchRay has no {arch} of its own for ImageNet classes, which this dataset needs; use "
@@ -496,7 +527,7 @@ def torchray(
     else:
         note = f"NOT TorchRay's published {arch}: weights of {path.name}, sha256 {_sha256(path)[:8]}"
     prefix = "network." if fully_convolutional else ""
-    network = SpatialMean(network) if fully_convolutional else network
+    network = SpatialMean(network, pool) if fully_convolutional else network
     return _model(
         network, classes=classes, preprocessing=preprocessing, note=note, prefix=prefix, official=official, **common
     )
