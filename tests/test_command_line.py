@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sise.benchmark import cli, runner, terminal
+from sise.benchmark import cli, runner, sweeps, terminal
 from sise.benchmark.command_line import as_typed, for_hydra, parsed
 from sise.benchmark.names import check_names, folder_name
 from sise.types import SuiteError
@@ -67,6 +68,47 @@ def test_a_sweep_of_names_is_a_sweep():
     (override,) = parsed([word])
     assert list(override.sweep_string_iterator()) == ["'1e3'", "'b c'"]
     assert for_hydra(["-m", "variant=choice(a,b)"])[1] == "variant=choice(a,b)"
+
+
+@pytest.mark.parametrize(
+    ("words", "variant"),
+    [
+        (["explainer.call.mu=0,0.3,0.5"], "${protocol.name}-mu${explainer.call.mu}"),
+        (["explainer.call.mu=0,0.5", "protocol=paper,authors"], "${protocol.name}-mu${explainer.call.mu}"),
+        (["explainer.call.mu=choice(0,0.5)", "budget=paper,embedded"],
+         "${protocol.name}-mu${explainer.call.mu}-budget${budget}"),
+        (["explainer.call.mu=0,0.5", "variant=a,b"], None),  # the user's own
+        (["shard=1/2,2/2", "seed=0,1", "explainer=sise,rise"], None),  # in the path, or not in the numbers
+        (["explainer.call.layers=[-1],[-2]", "dataset.root=/a,/b"], None),  # no part of a name
+    ],
+)  # fmt: skip
+def test_a_sweep_over_settings_has_a_folder_per_value(words, variant):
+    added = parsed([word for word in cli._checked(["-m", *words], "evaluate") if word.startswith("variant=")])
+    given = any(word.startswith("variant=") for word in words)
+    assert [o.value() for o in added if not given] == ([variant] if variant else [])
+
+
+def test_a_variant_of_a_sweep_names_the_value():
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        for value in ("0.3", "0"):
+            word = cli._variant_of_sweep(parsed(["explainer.call.mu=0,0.3"]))
+            cfg = compose("evaluate", [*for_hydra(word), f"explainer.call.mu={value}"])
+            cli.check_settings(cfg, "evaluate")
+            assert cfg.variant == f"paper-mu{value}"
+
+
+def test_a_sweep_says_how_far_its_jobs_are(tmp_path):
+    for number, ended in enumerate([None, 0, None]):
+        log = tmp_path / f"{number}.log"
+        (tmp_path / f"{number}.json").write_text(json.dumps({"log": str(log), "exit": ended}))
+        log.write_text(f"first\ncell {number}:  45%|####5     | 9/20\n\n")
+    (tmp_path / "2.log").unlink()  # not yet begun
+    assert sweeps.under_way(tmp_path) == ["#0 cell 0:  45%|####5     | 9/20"]
+
+
+def test_a_sweep_repeats_all_of_a_jobs_reason():
+    log = "cell: 9/20\nerror: o holds a run with other settings:\n  mu 0 -> 1\n  gate a -> b\ndone\n  no\n"
+    assert sweeps._said(log) == log.splitlines()[1:4]
 
 
 # ---------------------------------------------------------------- words
@@ -241,6 +283,13 @@ def test_a_log_file_gets_a_line_when_it_is_time(capsys, monkeypatch):
 
 
 # ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", sorted(Path(CONFIGS).glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_command_has_a_help_with_examples(command):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        said = compose(command.stem, return_hydra_config=True).hydra.help
+    assert said.header.strip() and f"python scripts/{command.stem}.py" in said.footer
 
 
 def test_help_needs_no_torch():

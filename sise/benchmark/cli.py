@@ -389,9 +389,30 @@ def _checked(words: Sequence[str], config_name: str) -> list[str]:
     except UnknownOption as option:
         raise SuiteError(_as_setting(option, config_name)) from None
     words = for_hydra(words)
+    if config_name == "evaluate" and ("-m" in words or "--multirun" in words):
+        words += for_hydra(_variant_of_sweep(parsed(words)))
     if all(not word.startswith("-") or word in ("-m", "--multirun") for word in words):
         _check_choices(parsed(words), config_name)
     return words
+
+
+def _variant_of_sweep(overrides: Sequence[Override]) -> list[str]:
+    """``variant=`` with each swept setting in it, so that jobs do not share a run folder; nothing if one is given.
+
+    Left to the user are values that cannot be part of a name, and settings that have a place in the folder's name.
+    """
+    if any(override.key_or_group == "variant" for override in overrides):
+        return []
+    parts = ""
+    for override in overrides:
+        key = override.key_or_group
+        groups = ("protocol.", "explainer.", "metrics.", "dataset.", "model.", "budget", "engine.precision")
+        if override.is_sweep_override() and key.startswith(groups) and key not in NAMES and key != "budgets":
+            if isinstance(override.value(), Glob):
+                continue
+            if all(re.fullmatch(r"[\w.-]+", word.strip("'"), re.ASCII) for word in override.sweep_string_iterator()):
+                parts += f"-{key.rsplit('.', 1)[-1]}${{{key}}}"
+    return [f"variant=${{protocol.name}}{parts}"] if parts else []
 
 
 def _as_setting(option: UnknownOption, config_name: str) -> str:

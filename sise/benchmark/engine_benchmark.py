@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from sise.benchmark import runner
+from sise.benchmark.terminal import Progress
 from sise.benchmark.timing import (
     LABELS,
     Measurement,
@@ -490,7 +490,7 @@ def precision(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
         table: dict[str, list[dict[str, float]]] = {kind: [] for kind in scorers}
         seconds: dict[str, float] = dict.fromkeys(scorers, 0.0)
         ids = [i for i in cell.dataset.ids if cell.pairs(i)][: cfg.precision.images]
-        for image_id in tqdm(ids, desc=f"{LABELS[network]}, precision", unit="image"):
+        for image_id in Progress(ids, desc=f"{LABELS[network]}, precision", unit="image"):
             sample, reference = cell.dataset[image_id], None
             for kind, scorer in list(scorers.items()):
                 try:

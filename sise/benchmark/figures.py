@@ -14,12 +14,12 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sise.benchmark import cli, runner, sanity_figures
 from sise.benchmark.runner import Cell
 from sise.benchmark.sheets import Rows, Sheet, dimmed, outline, overlay, provenance
 from sise.benchmark.subjects import Shared, choose_pairs, footer, seen, short, status
+from sise.benchmark.terminal import Progress
 from sise.fusion import Step, cascade
 from sise.maps import minmax, upsample
 from sise.method import live, select
@@ -111,7 +111,7 @@ def panel(cfg: DictConfig, cells: Sequence[Cell], pairs: Sequence[tuple[str, int
         footer=footer(cells),
     )
     defined = False
-    for row, (image_id, target) in enumerate(tqdm(pairs, desc="panel", unit="row")):
+    for row, (image_id, target) in enumerate(Progress(pairs, desc="panel", unit="row")):
         sample = cells[0].dataset[image_id]
         probe = shared.probe(sample)
         output = cells[0].outputs[cells[0].dataset.classes[target]]

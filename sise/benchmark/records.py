@@ -161,9 +161,8 @@ class RunFolder:
         changed = differences(self.identity, new)
         if changed:
             raise SuiteError(
-                f"{self.path} holds a run with other settings (there -> now):\n"
-                + "\n".join(f"  {line}" for line in changed)
-                + "\nChoose another variant=<name> to keep both; overwrite=true (or deleting the folder) starts anew."
+                f"{self.path} holds a run with other settings; give variant=<another name> to keep both, or "
+                "overwrite=true to start anew (there -> now):\n" + "\n".join(f"  {line}" for line in changed)
             )
 
     def _clear(self) -> None:

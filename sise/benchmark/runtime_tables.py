@@ -17,9 +17,9 @@ import torch
 from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm.auto import tqdm
 
 from sise.benchmark.engine_benchmark import phases as run_phases
+from sise.benchmark.terminal import Progress
 from sise.benchmark.timing import (
     LABELS,
     Report,
@@ -171,7 +171,7 @@ def measure_alone(
         enough = len(samples) >= limits.minimum and sum(s["seconds"] for s in samples) >= limits.seconds
         return len(samples) < limits.images and not enough
 
-    with tqdm(total=limits.images * len(ready), desc=description, unit="run") as bar:
+    with Progress(total=limits.images * len(ready), desc=description, unit="run") as bar:
         for index in range(limits.images):
             for key in ready:
                 if wants(key):

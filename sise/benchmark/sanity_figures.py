@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sise.benchmark import runner, sanity
 from sise.benchmark.runner import Cell
 from sise.benchmark.sheets import INK, PALE, Rows, Sheet, command, outline, overlay
 from sise.benchmark.subjects import Shared, footer, seen, subject
+from sise.benchmark.terminal import Progress
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def records(cells: Sequence[Cell], pairs: Sequence[tuple[str, int]], seed: int) 
     shown["mask"] = first.ground_truth[_output(cells[0], pairs[0])].cpu().numpy()
     reference: dict[tuple[str, int], Tensor] = {}
     found: list[dict[str, Any]] = []
-    for stage, make, count in (bar := tqdm(plan, desc="sanity", unit="network")):
+    for stage, make, count in (bar := Progress(plan, desc="sanity", unit="network")):
         for i, (sample, pair) in enumerate(zip(samples, pairs, strict=True)):
             bar.set_postfix_str(f"{stage}, image {i + 1} of {len(pairs)}")
             # other random numbers for each image, so that the standard error covers them too

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from sise.benchmark.datasets import BaseDataset, digest, files_in, plural, read_image
 from sise.benchmark.models import SuiteModel, _load_state, _model, _sha256, read_state
 from sise.benchmark.preprocessing import Preprocessing
+from sise.benchmark.terminal import Progress
 from sise.types import Sample, SuiteError, choose
 
 __all__ = ["CLASSES", "SUBSETS", "TABLE_3", "Severstal", "find", "network", "new_network", "preprocessing", "read_csv",
@@ -269,7 +269,9 @@ class Severstal(BaseDataset):
                     return known
             except Exception:  # a damaged file can raise anything
                 _log.debug("%s: tile means are computed anew", self.name, exc_info=True)
-        bar = tqdm(total=len(sizes), desc=f"{self.name}: looking for black tiles", unit="strip", disable=not progress)
+        bar = Progress(
+            total=len(sizes), desc=f"{self.name}: looking for black tiles", unit="strip", disable=not progress
+        )
         with bar, ThreadPoolExecutor() as pool:
             rows = []
             for row in pool.map(self._means_of, self.strips):

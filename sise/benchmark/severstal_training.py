@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from tqdm.auto import tqdm
 
 from sise.benchmark.preprocessing import Preprocessing
 from sise.benchmark.severstal import CLASSES, TILE, Severstal, new_network, preprocessing
+from sise.benchmark.terminal import Progress
 from sise.types import SuiteError, choose
 
 __all__ = ["Settings", "confusion", "evaluate", "learning_rate", "report", "top_k", "train"]
@@ -147,7 +147,7 @@ def _scores(
     network.eval()
     scores, classes = [], []
     with torch.no_grad():
-        for images, targets in tqdm(loader, desc=label, unit="batch", leave=False):
+        for images, targets in Progress(loader, desc=label, unit="batch", leave=False):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 scores.append(network(images.to(device, non_blocking=True)).float().cpu())
             classes.append(targets)
@@ -244,7 +244,7 @@ def train(
         loader = _loader(dataset, subsets["validation"], settings, workers)
         scores, classes = _scores(network, loader, device, settings.precision, "validation")
         accuracy = top_k(scores, classes, 1)
-        tqdm.write(
+        Progress.write(
             f"epoch {epoch + 1} of {settings.epochs}: learning rate {learning_rate(settings, epoch):g}, "
             f"loss {loss:.3f}, validation top-1 {100 * accuracy:.2f} %"
         )
@@ -290,7 +290,7 @@ def _epoch(
     generator = torch.Generator().manual_seed(1_000_003 * settings.seed + epoch)
     order = torch.randperm(len(ids), generator=generator).tolist()
     total = seen = 0.0
-    bar = tqdm(
+    bar = Progress(
         _loader(dataset, ids, settings, workers, order), desc=f"epoch {epoch + 1}/{settings.epochs}", unit="batch"
     )
     for images, classes in bar:

@@ -22,7 +22,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
+
+from sise.benchmark.terminal import Progress
 
 __all__ = ["CLASSES", "SIZE", "SPLITS", "VERSION", "generate", "image_id", "scene"]
 
@@ -363,7 +364,7 @@ def _write_split(devkit: Path, seed: int, split: str, count: int, progress: bool
     """Write `count` scenes and the image sets of one split."""
     lines: list[str] = []
     presence: dict[str, list[str]] = {name: [] for name in CLASSES}
-    for index in tqdm(range(count), desc=f"shapes {split}", unit="scene", disable=not progress):
+    for index in Progress(range(count), desc=f"shapes {split}", unit="scene", disable=not progress):
         image, instances, class_ids, areas, cut = _compose(seed, split, index)
         name = image_id(split, index)
         Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)

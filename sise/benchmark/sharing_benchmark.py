@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from baselines.extremal_perturbation import extremal_perturbation
 from baselines.rise import mask_bank, rise
 from baselines.score_cam import score_cam
 from sise.benchmark import runner
 from sise.benchmark.engine_benchmark import THRESHOLDS, discard, selected
+from sise.benchmark.terminal import Progress
 from sise.benchmark.timing import (
     LABELS,
     Measurement,
@@ -60,14 +60,14 @@ def sharing(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
             ids = by_count[count][: cfg.sharing.images]
             found = [
                 share_passes(make_probe(dataset[i]), _outputs(cells[0], i))
-                for i in tqdm(ids, desc=f"{LABELS[network]}, {count} classes", unit="image")
+                for i in Progress(ids, desc=f"{LABELS[network]}, {count} classes", unit="image")
             ]
             samples[f"{network}, {count} classes"] = found
             rows += sharing_rows(LABELS[network], count, found)
         ids = [i for i in by_count.get(2, []) + by_count.get(1, [])][: cfg.sharing.table_images]
         found = [
             share_table(cells, make_probe(dataset[i]), _outputs(cells[0], i))
-            for i in tqdm(ids, desc=f"{LABELS[network]}, whole table", unit="image")
+            for i in Progress(ids, desc=f"{LABELS[network]}, whole table", unit="image")
         ]
         samples[f"{network}, table"] = found
         table += table_rows(LABELS[network], len(cells), found)

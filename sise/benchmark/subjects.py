@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sise.benchmark import runner
 from sise.benchmark.preprocessing import CAFFE_MEAN
 from sise.benchmark.runner import Cell
 from sise.benchmark.tables import LABELS
+from sise.benchmark.terminal import Progress
 from sise.probe import Probe
 from sise.types import Dataset, Sample, SuiteError, choose
 
@@ -53,7 +53,7 @@ def readable(
         SuiteError: If there are ids and none of them can be read.
     """
     left_out = {} if left_out is None else left_out
-    for image_id in tqdm(ids, desc=description, unit="image"):
+    for image_id in Progress(ids, desc=description, unit="image"):
         try:
             found = (read or dataset.__getitem__)(image_id)
         except Exception as error:

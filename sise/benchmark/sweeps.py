@@ -7,9 +7,11 @@ folder, ``outputs/.sweeps/<time>/<job>.log``.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +21,42 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from sise.benchmark.terminal import LOG_INTERVAL
+
 SAID = ("error:", "failed:", "again,")  # what the end of a sweep repeats of a job's log
 _started: list[Path] = []
+_over = threading.Event()
 
 
 class Watch(Callback):
     """Tells :func:`report` that a sweep has begun, and where its jobs leave word."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        _started.append(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        _started.append(folder)
+        threading.Thread(target=_follow, args=(folder,), daemon=True).start()
+
+
+def _follow(folder: Path) -> None:
+    """Says now and then how far the jobs are, until the end of the sweep; their own words go to files."""
+    while not _over.wait(LOG_INTERVAL):
+        print("".join(f"{line}\n" for line in under_way(folder)), end="", file=sys.stderr, flush=True)
+
+
+def under_way(folder: Path) -> list[str]:
+    """The last line of each running job's log."""
+    lines = []
+    for word in sorted(folder.glob("*.json"), key=lambda file: int(file.stem)):
+        try:
+            job = json.loads(word.read_text() or "{}")
+            if job.get("exit") is None:
+                with open(job["log"], "rb") as log:
+                    log.seek(max(0, os.fstat(log.fileno()).st_size - 4000))
+                    said = log.read().decode(errors="replace").split("\n")
+                lines += [f"#{word.stem} {line}" for line in said if line.strip()][-1:]
+        except (OSError, ValueError, KeyError):  # being written, or not yet there on this machine
+            continue
+    return lines
 
 
 def run_job(script: str) -> int:
@@ -80,6 +109,7 @@ def report(command: str) -> int:
     """
     if not _started:
         return 0
+    _over.set()
     folder = _started[-1]
     words = sorted(folder.glob("*.json"), key=lambda file: int(file.stem))
     jobs = [json.loads(file.read_text() or "{}") for file in words]
@@ -88,12 +118,21 @@ def report(command: str) -> int:
     for file, job in zip(words, jobs, strict=True):
         if job in bad:
             text = Path(job["log"]).read_text(errors="replace") if Path(job.get("log", "")).is_file() else ""
-            said = [line for line in text.splitlines() if line.startswith(SAID)]
+            said = _said(text)
             print(f"#{file.stem} {_ending(job.get('exit'))}; log: {job.get('log')}", file=sys.stderr)
             print("".join(f"  {line}\n" for line in said), end="", file=sys.stderr)
             if not any(line.startswith("again,") for line in said):
                 print(f"  again, just that: {command} {shlex.join(job.get('overrides', []))}", file=sys.stderr)
     return 0 if not bad else 2 if any(job.get("exit") == 2 for job in bad) else 1
+
+
+def _said(log: str) -> list[str]:
+    """The lines of a log that tell how the job ended, each with the indented ones below it."""
+    found, belongs = [], False
+    for line in log.splitlines():
+        belongs = line.startswith(SAID) or (belongs and line.startswith("  "))
+        found += [line] if belongs else []
+    return found
 
 
 def _ending(code: int | None) -> str:

@@ -24,11 +24,11 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from sise.benchmark import cli, narrow, shapes
 from sise.benchmark.process import processor_times, use_threads
 from sise.benchmark.records import environment
+from sise.benchmark.terminal import Progress
 from sise.layers import find_cam_layer, find_layers
 from sise.types import SuiteError, choose
 
@@ -196,7 +196,7 @@ def interleaved(
     """
     names = list(actions)
     found: dict[Any, list[Measurement]] = {name: [] for name in names}
-    with tqdm(total=rounds * len(names), desc=description, unit="run") as bar:
+    with Progress(total=rounds * len(names), desc=description, unit="run") as bar:
         for turn in range(rounds):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
