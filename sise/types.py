@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
     from torch import Tensor
 
@@ -104,6 +106,15 @@ class Dataset(Protocol):
 
     def fingerprint(self) -> str:
         """sha256 over ids, targets and annotation content: changes when the ground truth does."""
+        ...
+
+
+@runtime_checkable
+class ImageFiles(Protocol):
+    """A dataset whose images are files, so that one that is replaced under its name is noticed."""
+
+    def picture_of(self, image_id: str) -> Path | None:
+        """The file that an image is read from, which need not exist; None if there is none."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import logging
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from toy import ToyDataset
 
 from sise.benchmark import code_version, runner, status
 from sise.benchmark.records import RunFolder
+from sise.benchmark.replaced import ImageHashes
 from sise.benchmark.score_cache import ScoreCache
 from sise.benchmark.structure import structure_of
 from sise.probe import Contradiction, Probe
@@ -292,3 +296,50 @@ def test_checks_are_billed_to_nobody():
             one.bank_confidences("bank", 0, bank(), [1])
         bills.append((bill.forward, bill.backward))
     assert bills[0] == bills[1] and probe.forward_passes == passes
+
+
+class FileDataset(ToyDataset):
+    """The toy's images, as files in the current folder."""
+
+    def picture_of(self, image_id):
+        return Path(f"{image_id}.png").absolute()
+
+    def __getitem__(self, image_id):
+        sample = super().__getitem__(image_id)
+        return dataclasses.replace(sample, image=Image.open(self.picture_of(image_id)).convert("RGB"))
+
+
+def test_images_replaced_under_their_names_are_noticed_and_only_changed_files_are_read(users, caplog, monkeypatch):
+    def made(outputs="o"):
+        (cell,) = users.cells(outputs=outputs)
+        cell.cfg.dataset.loader = {"_target_": "test_stale.FileDataset", "broken": None}
+        return runner.make_cells([cell.cfg])[0]
+
+    plain = ToyDataset(broken=None)
+    for image_id in plain.ids:
+        plain[image_id].image.save(f"{image_id}.png")
+    cell = made()
+    runner.run([cell], limit=3)
+    assert all(len(r["image_hash"]) == 12 for r in RunFolder(cell.path).read())
+    read = []
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
+    runner.run([made()], limit=3)
+    assert "images that were replaced" not in caplog.text and not [name for name in read if name.endswith("png")]
+    plain["05"].image.save("01.png")
+    found = status.of_cell(made(), limit=3)
+    assert found.stale == 1 and found.reasons == ("1 records of images that were replaced",)
+    runner.run([made()], limit=3)
+    assert "1 records are of images that were replaced since" in caplog.text
+    assert [name for name in read if name.endswith("png")] == ["01.png"] * 2  # status keeps nothing
+    Path("02.png").unlink()  # not here is not replaced
+    assert status.of_cell(made(), limit=3).stale == 1
+
+
+def test_the_datasets_of_files_name_theirs(tmp_path):
+    from sise.benchmark.datasets import Photos, Shapes
+
+    for dataset in (Photos(), Shapes(tmp_path, test=2, progress=False)):
+        hashes = ImageHashes(dataset, tmp_path)
+        assert all(len(hashes.of(image_id)) == 12 for image_id in dataset.ids)
+    assert ImageHashes(ToyDataset(), tmp_path).of("00") == ""

@@ -117,7 +117,7 @@ def test_a_plan_says_what_cannot_run(cell):
     text = status.plan(
         [cell()], {"d/m/e/v": "no weights", "d/m/f/v": "no weights"}, limit=None, shard=runner.EVERYTHING
     )
-    assert "toy/toynet/random/paper-seed0" in text and "cannot run: d/m/e/v, d/m/f/v: no weights" in text
+    assert "toy/toynet/random/paper-seed0" in text and "cannot run: no weights [2 cells: d/m/e/v, d/m/f/v]" in text
 
 
 def test_who_is_writing(tmp_path):

@@ -305,6 +305,10 @@ class BaseDataset:
             near = ", ".join(self.ids[:3])
             raise SuiteError(f"{self.name}: no image {image_id!r} with targets; ids look like {near}") from None
 
+    def picture_of(self, image_id: str) -> Path | None:
+        """The file that an image is read from; None where images are no files."""
+        return None
+
     @property
     def pairs(self) -> int:
         """Number of (image, target) pairs."""
@@ -699,16 +703,17 @@ class VOC2007(BaseDataset):
         """
         targets = self._readable(image_id)
         size = self._annotations[image_id]["size"]
-        image = read_image(self._picture(image_id), self.name, size)
+        image = read_image(self.picture_of(image_id), self.name, size)
         return Sample(image_id, image, targets, *self._regions(image_id, image.size))
 
-    def _picture(self, image_id: str) -> Path:
+    def picture_of(self, image_id: str) -> Path:
+        """The file that an image is read from."""
         return self.folder / "JPEGImages" / f"{image_id}.jpg"
 
     def ground_truth_of(self, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
         """``masks`` and ``info`` of a sample; the picture is only read where the annotation does not give its size."""
         self._readable(image_id)
-        size = self._annotations[image_id]["size"] or read_image(self._picture(image_id), self.name).size
+        size = self._annotations[image_id]["size"] or read_image(self.picture_of(image_id), self.name).size
         return self._regions(image_id, size)
 
     def _regions(self, image_id: str, size: tuple[int, int]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -1089,11 +1094,12 @@ class COCO2014(BaseDataset):
                 size than annotated.
         """
         targets = self._readable(image_id)
-        facts = self._images[image_id]
-        # Only the last part of the name: an annotation file must not lead out of the folder.
-        path = self.folder / self.split / Path(facts["file_name"]).name
-        image = read_image(path, self.name, self._size(image_id))
+        image = read_image(self.picture_of(image_id), self.name, self._size(image_id))
         return Sample(image_id, image, targets, *self.ground_truth_of(image_id))
+
+    def picture_of(self, image_id: str) -> Path:
+        """The file that an image is read from; an annotation's file name cannot lead out of the folder."""
+        return self.folder / self.split / Path(self._images[image_id]["file_name"]).name
 
     def _size(self, image_id: str) -> tuple[int, int]:
         facts = self._images[image_id]
@@ -1315,6 +1321,10 @@ class Photos(BaseDataset):
     def _reasons(self) -> str:
         return "; ".join(f"{image_id}: {reason}" for image_id, reason in self._left_out.items())
 
+    def picture_of(self, image_id: str) -> Path:
+        """The file that a photo is read from."""
+        return Path(self._photos[image_id]["path"])
+
     def __getitem__(self, image_id: str) -> Sample:
         """Reads one sample; ``info``: ``difficult`` (False) and ``boxes`` per target, and the photo's ``credit``.
 
@@ -1323,7 +1333,7 @@ class Photos(BaseDataset):
         """
         targets = self.targets_of(image_id)
         photo = self._photos[image_id]
-        image = read_image(photo["path"], self.name)
+        image = read_image(self.picture_of(image_id), self.name)
         crop = photo["source"][3] or (0, 0, *image.size)
         boxes = [tuple(photo["boxes"][target]) for target in targets]
         try:

@@ -116,8 +116,12 @@ class HMT(BaseDataset):
             SuiteError: If the id is unknown or the tile cannot be read.
         """
         targets = self.targets_of(image_id)
-        tile = read_image(self._paths[image_id], self.name)
+        tile = read_image(self.picture_of(image_id), self.name)
         return Sample(image_id, tile, targets, np.ones((1, tile.height, tile.width), dtype=bool))
+
+    def picture_of(self, image_id: str) -> Path:
+        """The file that a tile is read from."""
+        return self._paths[image_id]
 
     def verify_counts(self) -> tuple[bool, str]:
         """Whether these are the course's 496 test tiles, judged by their names."""

@@ -30,6 +30,7 @@ The keys of a record (values are fractions; percent appears only in tables):
 ``undefined``      names of the metrics whose value was set by definition (constant map, empty mask, ...)
 ``remarks``        what the map needs to have said, keys of :data:`sise.types.REMARKS`; only where there is one
 ``difficult``      the dataset's flag, where it has one
+``image_hash``     first 12 digits of the image file's sha256, where images are files
 ``session``        which entry of ``environment*.json`` it was made in
 =================  =====================================================================================
 

@@ -39,6 +39,7 @@ from sise.benchmark.left_behind import WeightsChanged, nothing_left_behind
 from sise.benchmark.names import check_names
 from sise.benchmark.process import CrowdWatch
 from sise.benchmark.records import DiskFull, RunFolder, environment
+from sise.benchmark.replaced import ImageHashes
 from sise.benchmark.score_cache import ScoreCache
 from sise.benchmark.structure import structure_of
 from sise.benchmark.terminal import Progress, message
@@ -445,7 +446,9 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
     dataset, model = cells[0].dataset, cells[0].model
     failed = 0
     with ExitStack() as stack:
-        cells = [cell for cell in cells if _opened(cell, stack)]
+        images = ImageHashes(dataset, cells[0].cfg.outputs)
+        stack.callback(images.keep)
+        cells = [cell for cell in cells if _opened(cell, stack, images)]
         ids = shard.of(dataset.ids[:limit])
         wanted = {i: needing for i in ids if (needing := [c for c in cells if c.missing(i)])}
         if not wanted:
@@ -480,7 +483,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
                 continue
             known = cache is not None and cache.restore(probe)
             passes = probe.forward_passes
-            failed += _run_image(needing, sample, probe, bar)
+            failed += _run_image(needing, sample, probe, bar, images.of(image_id))
             watch.look()
             if cache is not None and (not known or probe.forward_passes > passes):
                 cache.save(probe, sorted(probe.ground_truth))
@@ -501,7 +504,7 @@ def _place_error(scorer: Scorer, cell: Cell, device: torch.device) -> float | No
     return None
 
 
-def _opened(cell: Cell, stack: ExitStack) -> bool:
+def _opened(cell: Cell, stack: ExitStack, images: ImageHashes) -> bool:
     """Locks a cell's records and reads what all processes have found until now; False if another one writes them.
 
     Says which of them are stale.
@@ -515,10 +518,13 @@ def _opened(cell: Cell, stack: ExitStack) -> bool:
         for files, count in other_code(cell.folder, records, cell.structure).items():
             text = "%s: %d records were made by other code (%s changed since); overwrite=true makes them anew"
             log.warning(text, cell.name, count, ", ".join(files))
+        if count := images.replaced(records):
+            text = "%s: %d records are of images that were replaced since; overwrite=true makes them anew"
+            log.warning(text, cell.name, count)
     return not cell.problem
 
 
-def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress) -> int:
+def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress, image_hash: str) -> int:
     """Explains one image with every cell, then scores all their maps with one batch of passes, then saves."""
     failed = 0
     explained: list[tuple[Cell, list[int], Tensor, dict[str, Any]]] = []
@@ -562,6 +568,7 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress) -
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue
         new = [r for r in records if (sample.image_id, r["target"]) not in cell.good]
+        new = [r | {"image_hash": image_hash} for r in new] if image_hash else new
         cell.folder.append(new)
         cell.computed += len(new)
         cell.in_a_row = (("", ""), 0)

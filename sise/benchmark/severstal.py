@@ -288,6 +288,10 @@ class Severstal(BaseDataset):
                 _log.info("%s: tile means are not kept: %s", self.name, error)
         return means
 
+    def picture_of(self, image_id: str) -> Path:
+        """The file of the strip that a tile is cut from."""
+        return self.folder / "train_images" / self._file_of[image_id.rpartition("_")[0]]
+
     def _strip(self, strip: str) -> Image.Image:
         return read_image(self.folder / "train_images" / strip, self.name, (WIDTH, HEIGHT))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sise.benchmark.code_version import other_code
 from sise.benchmark.records import RunFolder, differences
+from sise.benchmark.replaced import ImageHashes
 from sise.benchmark.runner import EVERYTHING, Cell, Shard, by_problem
 from sise.types import Record, SuiteError
 
@@ -61,7 +62,8 @@ def of_cell(cell: Cell, limit: int | None = None, shard: Shard = EVERYTHING) -> 
     # a whole image's failure (target -1) counts for each of its pairs
     found = [record for i, t in wanted if (record := records.get((i, t)) or records.get((i, -1)))]
     changed = tuple(differences(folder.identity, cell.identity()))
-    return _status(cell.name, folder, found, len(wanted), changed, cell.structure)
+    replaced = ImageHashes(cell.dataset, cell.cfg.outputs).replaced(found)
+    return _status(cell.name, folder, found, len(wanted), changed, cell.structure, replaced)
 
 
 def of_folder(path: Path, outputs: Path) -> Status:
@@ -88,12 +90,14 @@ def _status(
     wanted: int,
     changed: tuple[str, ...],
     structure: str = "",
+    replaced: int = 0,
 ) -> Status:
     good = [record for record in records if record["status"] == "ok"]
     seconds = [record["seconds"] for record in good if "seconds" in record]
     old = other_code(folder, records, structure)
     reasons = changed + tuple(f"{count} records by other code: {', '.join(files)}" for files, count in old.items())
-    stale = len(good) if changed else sum(old.values())
+    reasons += (f"{replaced} records of images that were replaced",) if replaced else ()
+    stale = len(good) if changed else min(len(good), sum(old.values()) + replaced)
     return Status(
         name,
         len(good) - stale,
