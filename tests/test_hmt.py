@@ -77,6 +77,13 @@ def test_the_split_is_the_tutorials():
     assert [tuple(map(len, hmt.split(n, 0))) for n in (0, 1, 2, 3)] == [(0, 0), (1, 0), (1, 1), (2, 1)]
 
 
+def test_two_tiles_of_one_id_are_refused(course_tree):
+    tile = course_tree / "HMT_test" / "01_TUMOR" / "9_tile.tif"
+    Image.open(tile).save(tile.with_suffix(".png"))
+    with pytest.raises(SuiteError, match=r"9_tile\.png and 9_tile\.tif have the same name but for the suffix"):
+        hmt.HMT(course_tree)
+
+
 def test_what_is_wrong_with_a_folder_is_said(course_tree, tmp_path):
     with pytest.raises(SuiteError, match=r"expected tiles .* in the folders .*01_TUMOR to 08_EMPTY, found none"):
         hmt.HMT(tmp_path / "nowhere")

@@ -193,6 +193,22 @@ class TestRecast:
         with pytest.raises(SuiteError, match="800x256"):
             load(tmp_path)
 
+    def test_a_list_that_was_edited_anywhere_says_the_same(self, tmp_path):
+        file = tmp_path / "train.csv"
+        file.write_bytes(b"ImageId,ClassId,EncodedPixels\na.jpg,3,1 2 300 5\n")
+        plain = severstal.read_csv(file)
+        file.write_bytes(b"\xef\xbb\xbfImageId, ClassId ,EncodedPixels \r\n\r\na.jpg ,3.0, 1 2 300 5 \r\n,,\r\n")
+        edited = severstal.read_csv(file)
+        assert list(edited) == list(plain) == ["a.jpg"] and list(edited["a.jpg"]) == [3]
+        np.testing.assert_array_equal(edited["a.jpg"][3], plain["a.jpg"][3])
+
+    def test_a_link_that_leads_nowhere_is_a_missing_file(self, tmp_path):
+        root = write_tree(tmp_path, {f"{name}.jpg": (GREY, {1: rectangle(40, 0, 1500, 20)}) for name in "ab"})
+        (root / "train_images" / "a.jpg").unlink()
+        (root / "train_images" / "a.jpg").symlink_to("nowhere.jpg")
+        dataset = load(root, subset="train")
+        assert dataset.strips == ("b.jpg",) and not dataset.verify_counts()[0]
+
     def test_last_pixel_is_allowed(self, tmp_path):
         (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\nx.jpg,1,409600 1\n")
         assert read_csv(tmp_path / "train.csv")["x.jpg"][1].tolist() == [[409599, 409599]]

@@ -98,6 +98,11 @@ class HMT(BaseDataset):
                 tiles = [tiles[position] for position in chosen]
             for path in tiles:
                 image_id = f"{kind}/{path.stem}"
+                if image_id in self._paths:
+                    raise SuiteError(
+                        f"{name}: {self._paths[image_id]} and {path.name} have the same name but for the suffix, which "
+                        "ids leave out; take one of them away"
+                    )
                 self._paths[image_id], targets[image_id] = path, (target,)
         if not targets:
             expected = f"{folder}/{FOLDERS[0]} to {FOLDERS[-1]}"
