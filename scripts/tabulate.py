@@ -22,6 +22,8 @@ def main(cfg: DictConfig) -> None:
     chosen = OmegaConf.to_container(cfg.table, resolve=True) if cfg.get("table") else None
     if chosen:
         definitions[chosen["name"]] = chosen  # with what the command line changed in it
+    explainers = {f.stem: OmegaConf.load(f) for f in sorted(ROOT.glob("configs/explainer/*.yaml"))}
+    spreads = {name: found.spread for name, found in explainers.items() if "spread" in found}
     tables.tabulate(
         definitions,
         outputs=cfg.outputs,
@@ -30,6 +32,8 @@ def main(cfg: DictConfig) -> None:
         table=chosen and chosen["name"],
         dataset=cfg.get("dataset") and cfg.dataset.name,
         controls=cfg.controls,
+        shipped=cli.shipped_configs,
+        spreads=spreads,
         writers=[comparisons.write],
     )
 

@@ -20,13 +20,13 @@ IMAGES = 12
 
 
 def make_run(outputs, explainer, values, *, metric="EBPG", variant="paper", seed=None, undefined=(), model="vgg16",
-             dataset="voc2007", budget_notes=()):  # fmt: skip
+             dataset="voc2007", **facts):  # fmt: skip
     """``values``: one per image, or one list per image."""
     name = variant + (f"-seed{seed}" if seed is not None else "")
-    identity = {"dataset": dataset, "model": model, "explainer": explainer, "variant": name, "protocol": "paper",
+    identity = {"dataset": dataset, "model": model, "explainer": explainer, "variant": variant, "protocol": "paper",
                 "seed": seed, "label": explainer.upper(), "config": {}, "weights_hash": "abc",
-                "budget_notes": budget_notes, "expected_pairs": 2, "complete_dataset": True,
-                "weights_official": True}  # fmt: skip
+                "format": 2, "departures": [], "budget": None, "left_out": None, "dataset_note": "",
+                "expected_pairs": 2, "complete_dataset": True, "weights_official": True} | facts  # fmt: skip
     rest = {m: 0.5 for m in tables.METRICS}
     with RunFolder(outputs / dataset / model / explainer / name, identity) as folder:
         folder.append(
@@ -152,8 +152,10 @@ def test_two_methods_are_no_order(tmp_path):
 
 
 def test_statistics_tell_reduced_budgets_and_what_made_them(tmp_path):
-    make_run(tmp_path, "sise", [0.5] * IMAGES, budget_notes=["departs from protocol=paper: a=1", "3 of 9 images"])
-    make_run(tmp_path, "extremal_perturbation", [0.3] * IMAGES, budget_notes=["10 iterations (paper: 800)"])
+    departs = [{"key": "a", "value": 1, "shipped": 0}]
+    make_run(tmp_path, "sise", [0.5] * IMAGES, departures=departs, dataset_note="3 of 9 images")
+    budget = {"setting": "max_iter", "unit": "iterations", "value": 10, "paper": 800}
+    make_run(tmp_path, "extremal_perturbation", [0.3] * IMAGES, budget=budget)
     text = written(tmp_path, table="sise_table1")[1].read_text()
     assert "- VGG16, Extremal Perturbation: budget: 10 iterations (paper: 800).\n" in text
     assert text.count("budget") == 1 and "of 9 images" not in text
@@ -235,8 +237,8 @@ def test_the_base_is_over_the_pairs_that_its_rows_have(tmp_path):
 
 def test_the_budget_of_a_base_is_told(tmp_path):
     for variant, masks in {"paper": 150, "masks-twice": 300}.items():
-        make_run(tmp_path, "rise", [0.2] * IMAGES, seed=0, variant=variant,
-                 budget_notes=[f"{masks} masks (paper: 4000)"])  # fmt: skip
+        budget = {"setting": "n_masks", "unit": "masks", "value": masks, "paper": 4000}
+        make_run(tmp_path, "rise", [0.2] * IMAGES, seed=0, variant=variant, budget=budget)
     text = written(tmp_path, table="sensitivity")[1].read_text()
     assert "- VGG16, RISE, as the protocol has it: budget: 150 masks (paper: 4000).\n" in text
     assert "RISE: twice the masks: budget: 300 masks (paper: 4000)." in text or "every column: budget: 300" in text

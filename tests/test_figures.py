@@ -151,7 +151,7 @@ def test_what_a_figure_is_worth(prepare, monkeypatch):
     assert status(cells) == status(official) == "other data"
     monkeypatch.setattr("toy.ToyDataset.name", "voc2007")
     assert status(cells) == "other data" and status(official) == "shown"
-    cells[0].cfg.departures = ["explainer.call.mu=0.3"]
+    cells[0].cfg.departures = [{"key": "explainer.call.mu", "value": 0.3, "shipped": 0.0}]
     assert status(official) == "partial"
 
 

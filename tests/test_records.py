@@ -411,3 +411,10 @@ def test_a_disk_full_at_any_step_is_one_message(tmp_path, monkeypatch, what, fun
     with RunFolder(tmp_path / "run", IDENTITY) as again:
         again.append([ok("2")])
     assert again.done() == {("1", 14), ("2", 14)}
+
+
+def test_a_run_of_another_format_is_not_mixed_with(tmp_path):
+    with RunFolder(tmp_path / "run", {"variant": "paper-seed0"}):
+        pass
+    with pytest.raises(SuiteError, match=r"older version of the suite.*variant="):
+        RunFolder(tmp_path / "run", {"format": 2, "variant": "paper"})

@@ -28,7 +28,7 @@ from sise.types import SuiteError
 ROOT = Path(__file__).parents[1]
 EVIL = "<script>alert('x')</script>"
 MEASURED = """\
-dataset,model,method,explainer,variant,metric,mean,standard error,n,undefined,missing,failed,published,difference,status,seeds,seed s.d.,place,budget note
+dataset,model,method,explainer,variant,metric,mean,standard error,n,undefined,missing,failed,published,difference,status,seeds,seed s.d.,place,note
 shapes,resnet50,RISE,rise,paper,EBPG,12.3456,1.5,103,0,0,0,32.86,,other data,1,,second,150 masks (paper: 4000)
 shapes,resnet50,SISE,sise,paper,EBPG,52.1,,103,2,0,0,66.08,,other data,1,,best,
 shapes,resnet50,RISE,rise,paper,seconds,0.1234,0.01,103,0,0,0,,,not published,1,,,150 masks (paper: 4000)
@@ -290,7 +290,7 @@ def test_run_folders_tell_settings_commands_and_versions(results):
     outputs = results.parent / "outputs"
     for explainer, mu, command in (("sise", 0.0, "scripts/evaluate.py a=1"), ("rise", 0.3, "scripts/evaluate.py b=2")):
         identity = {"dataset": "shapes", "model": "resnet50", "explainer": explainer, "variant": "paper-seed3"}
-        identity |= {"label": explainer.upper(), "weights_hash": "f00", "config": {"mu": mu, "fill": "zero"}}
+        identity |= {"seed": 3, "label": explainer.upper(), "weights_hash": "f00", "config": {"mu": mu, "fill": "zero"}}
         folder = outputs / "shapes" / explainer
         with RunFolder(folder, identity) as run:
             run.append([ok(i) for i in range(103)])
@@ -299,10 +299,10 @@ def test_run_folders_tell_settings_commands_and_versions(results):
         here |= {"commit": "0123456789abcdef", "dirty": True, "command": command, "time": "2026-11-21T05:00:00"}
         (folder / "environment.json").write_text(json.dumps([here]))
     table = collected(results)["t1_shapes"]
-    assert table.runs.settings == [("weights_hash", "f00"), ("config.fill", "zero")]
+    assert table.runs.settings == [("seed", "3"), ("weights_hash", "f00"), ("config.fill", "zero")]
     assert [[c.text for c in row] for row in table.runs.grid.rows] == [
-        ["RISE", "shapes", "ResNet-50", "paper-seed3", "config.mu = 0.3"],
-        ["SISE", "shapes", "ResNet-50", "paper-seed3", "config.mu = 0.0"],
+        ["RISE", "shapes", "ResNet-50", "paper", "config.mu = 0.3"],
+        ["SISE", "shapes", "ResNet-50", "paper", "config.mu = 0.0"],
     ]
     assert table.runs.machines == [
         "2026-11-21, a CPU, 2 threads; Python 3.11, torch 2.0; commit 012345678 with changes"

@@ -196,7 +196,7 @@ def _wide(rows: pd.DataFrame, index: Sequence[str], column: str, value: str) -> 
 
 
 def top_hits(scores: Tensor, targets: Sequence[int], k: int = 5) -> tuple[bool, int]:
-    """PROTOCOL P1: whether the best of (K,) scores is one of the targets, and how many targets are among the best k."""
+    """PROTOCOL P1, P2: whether the best of (K,) scores is a target, and how many targets are among the best k."""
     best = scores.topk(min(k, len(scores))).indices.tolist()
     return best[0] in targets, sum(target in best for target in targets)
 

@@ -13,14 +13,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
@@ -37,6 +39,7 @@ from sise.benchmark.command_line import (
     parsed,
     settings_of,
 )
+from sise.benchmark.departures import departures, identity_config
 from sise.benchmark.names import A_NAME, is_name
 from sise.benchmark.terminal import message, prepare_streams
 from sise.types import SuiteError, choose
@@ -50,7 +53,9 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 GROUPS = ("dataset", "model", "explainer", "protocol", "metrics", "engine", "experiment")
 NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overwrite", "dry_run", "estimate")
-"""Settings that change nothing of a protocol, a metric or an explainer."""
+"""Settings that a run's numbers do not depend on."""
+SEEDS = ("explainer.call.seed",)
+"""Settings in which the seeds of one column differ."""
 LISTS = ("audit", "captions", "classes", "controls", "explainers", "images", "models", "networks", "only", "overrides",
          "parts", "require")  # fmt: skip
 """Settings that are lists: a single value is a list of one."""
@@ -122,33 +127,45 @@ def _only(cfg: DictConfig, configs: list[DictConfig]) -> list[DictConfig]:
 
 
 def _with_departures(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """Notes what single overrides changed in the protocol, the metrics or the explainer, so that tables can say so."""
+    """Keeps in ``departures`` what single overrides changed in the presets, so that tables can say so."""
     presets = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     if all(o in presets or o.split("=", 1)[0] in NO_DEPARTURE for o in overrides):
         return cfg
     shipped = compose(config_name, presets)
+    found = departures(identity_config(cfg), identity_config(shipped), ignored=SEEDS)
     with open_dict(cfg):
-        cfg.departures = [
-            f"{key}={now}"
-            for key, now in _flat(cfg, "protocol", "metrics", "explainer").items()
-            if key != "explainer.call.seed" and now != _flat(shipped, "protocol", "metrics", "explainer").get(key)
-        ]
+        cfg.departures = [asdict(departure) for departure in found]
     return cfg
 
 
-def _flat(cfg: DictConfig, *groups: str) -> dict[str, object]:
-    flat: dict[str, object] = {}
+@functools.cache
+def _shipped_cells(experiment: str, dataset: str | None) -> list[DictConfig]:
+    """The cells of an experiment as it is shipped, on a dataset; none if there is no such experiment."""
+    if not (CONFIGS / f"experiment/{experiment}.yaml").exists():
+        return []
+    words = [f"experiment={experiment}", *([f"dataset={dataset}"] if dataset else [])]
+    with ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():
+            stack.enter_context(initialize_config_dir(str(CONFIGS), version_base="1.3"))
+        return compose_cells(compose("evaluate", words), words)
 
-    def walk(node: object, key: str) -> None:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                walk(child, f"{key}.{name}")
-        else:
-            flat[key] = node
 
-    for group in groups:
-        walk(OmegaConf.to_container(cfg[group], resolve=True), group)
-    return flat
+def shipped_configs(definition: Mapping[str, Any], model: str) -> dict[tuple[str, str, int | None], dict[str, Any]]:
+    """What is shipped for the cells of a table: a ``Shipped`` of :mod:`sise.benchmark.tables`.
+
+    Args:
+        definition: The table's; its experiment has its name, its first dataset is the paper's.
+        model: The model's name.
+
+    Returns:
+        Configurations, as runs keep them, by (explainer, variant, seed); the seed of those that draw nothing is None.
+    """
+    cells = _shipped_cells(definition["name"], next(iter(definition.get("datasets") or ()), None))
+    return {
+        (cell.explainer.name, cell.variant, cell.seed if cell.explainer.stochastic else None): identity_config(cell)
+        for cell in cells
+        if cell.model.name == model
+    }
 
 
 def prepare_process(engine: DictConfig) -> None:

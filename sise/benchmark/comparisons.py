@@ -16,14 +16,13 @@ import pandas as pd
 
 from sise.benchmark import statistics
 from sise.benchmark.tables import (
-    BUDGET,
     COSTS,
     LABELS,
     LOWER_IS_BETTER,
     Column,
     Run,
     Table,
-    budget_notes,
+    budgets_of,
     number,
     pair_values,
     runs_of,
@@ -249,8 +248,8 @@ def differences_to_markdown(
                 f"**{label}**", *(number(values[m].mean(), m) for m in metrics),
                 f"{common} of {every}" if common < every else str(every),
             ])  # fmt: skip
-            less = filter(BUDGET.match, budget_notes(base, Column(explainer, variant, label)))
-            budgets += [f"{LABELS.get(model, model)}, {label}: budget: {note}." for note in less]
+            less = [budget for budget in budgets_of(base, Column(explainer, variant, label)) if not budget.full]
+            budgets += [f"{LABELS.get(model, model)}, {label}: budget: {budget}." for budget in less]
             for _, of_method in of_base.groupby("method", sort=False):
                 cells = of_method.set_index("metric", drop=False)
                 lines.append(
@@ -286,7 +285,7 @@ def _in_common(base: Sequence[Run], rows: Iterable[Sequence[Run]], metric: str) 
 
 def _budgets(table: Table) -> list[str]:
     """The notes of the table's foot about methods on less than the paper's budget."""
-    return [note for note in table.notes if ": budget: " in note]
+    return [note.text for note in table.notes if note.about_budget]
 
 
 def _interval(row: pd.Series) -> str:

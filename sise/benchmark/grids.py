@@ -50,7 +50,7 @@ def measured(frame: pd.DataFrame) -> list[Grid]:
             pairs = str(n or (f"{failed} failed" if failed else "not run"))
             shown = [_measured(cells.loc[m]) if m in cells.index else Cell("–") for m in metrics]
             rows.append([Cell(str(method), number=False), *shown, Cell(pairs)])
-            budget = cells["budget note"].dropna() if "budget note" in cells else ()
+            budget = cells["note"].dropna() if "note" in cells else ()
             if len(budget):
                 notes.setdefault(str(budget.iloc[0]), []).append(str(method))
         head = ["Method", *(_heading(m) for m in metrics), "pairs"]

@@ -159,7 +159,13 @@ class RunFolder:
         new = json.loads(_dumps(dict(identity), f"the identity of {self.path}"))
         if not self._identity_file.exists():
             _write_atomically(self._identity_file, json.dumps(new, indent=2) + "\n", replace=False)
-        changed = differences(self.identity, new)
+        found = self.identity
+        if found.get("format", 1) != new.get("format", 1):
+            raise SuiteError(
+                f"{self.path} holds a run of an older version of the suite, in another form: tables "
+                "still read it; give variant=<another name> to compute beside it, or overwrite=true to start anew"
+            )
+        changed = differences(found, new)
         if changed:
             raise SuiteError(
                 f"{self.path} holds a run with other settings; give variant=<another name> to keep both, or "

@@ -393,7 +393,8 @@ def _pairs(runs: Sequence[Run]) -> int:
     return len({pair for run in runs for pair in zip(run.ok["image_id"], run.ok["target"], strict=True)})
 
 
-NOT_SETTINGS = ("dataset", "model", "explainer", "variant", "label", "budget_notes")
+NOT_SETTINGS = ("format", "dataset", "model", "explainer", "variant", "label", "departures", "budget", "left_out",
+                "dataset_note")  # fmt: skip
 
 
 def _flat(node: Any, key: str = "") -> dict[str, str]:

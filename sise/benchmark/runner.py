@@ -20,7 +20,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from metrics import keep_mask, undefined
 from sise.benchmark.code_version import ROOT, code_of, is_installed, other_code
+from sise.benchmark.departures import FORMAT, budget_of, identity_config, own_departures
 from sise.benchmark.left_behind import WeightsChanged, nothing_left_behind
 from sise.benchmark.names import check_names
 from sise.benchmark.process import CrowdWatch
@@ -54,9 +55,6 @@ S = TypeVar("S", bound=Scorer)
 
 TARGETS = ("all", "predicted", "argmax")
 FILLS = ("zero", "black", "mean", "blur")
-NOT_IDENTITY = ("root", "weights", "masks")
-"""Settings that are no part of what a run is: where files lie (hashes say what they are), and ``dataset.masks``, which
-says what the dataset has anyway."""
 
 
 @dataclass(frozen=True)
@@ -180,20 +178,17 @@ class Cell:
         every = [(i, t) for i in self.dataset.ids for t in self.dataset.targets_of(i)]
         left_out = sorted({self.dataset.classes[t] for _, t in every} - set(self.outputs))
         pairs = sum(self.dataset.classes[t] in self.outputs for _, t in every)
-        notes = list(budget_notes(cfg))
-        if left_out:
-            notes.append(f"{len(every) - pairs} pairs left out, the network has no such class: {', '.join(left_out)}")
-        if not complete and counts:
-            notes.append(counts)
+        budget = budget_of(cfg)
         return {
+            "format": FORMAT,
             "dataset": self.dataset.name,
             "model": cfg.model.name,
             "explainer": cfg.explainer.name,
-            "variant": cfg.variant + (f"-seed{cfg.seed}" if cfg.explainer.stochastic else ""),
+            "variant": cfg.variant,
             "protocol": cfg.protocol.name,
             "seed": cfg.seed if cfg.explainer.stochastic else None,
             "label": cfg.explainer.label,
-            "config": _identity_config(cfg),
+            "config": identity_config(cfg),
             "preprocessing": repr(self.model.preprocess),
             "layers": list(self.model.layers),
             "weights_hash": self.model.weights_hash,
@@ -202,7 +197,10 @@ class Cell:
             "dataset_fingerprint": self.dataset.fingerprint(),
             "complete_dataset": complete,
             "expected_pairs": pairs,
-            "budget_notes": notes,
+            "departures": [asdict(d) for d in own_departures(cfg)],
+            "budget": budget and asdict(budget),
+            "left_out": {"pairs": len(every) - pairs, "classes": left_out} if left_out else None,
+            "dataset_note": "" if complete else counts,
         }
 
 
@@ -461,7 +459,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str) -
         cache = make_score_cache(cells[0], device) if engine.cache else None
         place_error = _place_error(scorer, cells[0], device)
         for cell in cells:
-            code = code_of(_identity_config(cell.cfg), cell.model.network)
+            code = code_of(identity_config(cell.cfg), cell.model.network)
             settings: dict[str, Any] = {"place_error": place_error, "code": code, "network": cell.structure}
             settings |= {"engine": OmegaConf.to_container(engine)}
             cell.folder.add_environment(environment(device) | settings)
@@ -811,33 +809,3 @@ def choose_device(name: str, shard: Shard = EVERYTHING) -> torch.device:
         there = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))])
         raise SuiteError(f"device={name} is not available here; expected one of: {there}.") from error
     return device
-
-
-# ---------------------------------------------------------------------- what a run is
-
-
-def _identity_config(cfg: DictConfig) -> dict[str, Any]:
-    """The settings a run's numbers depend on, without the places where files lie."""
-    kept = OmegaConf.to_container(cfg, resolve=True)
-    kept = {group: kept[group] for group in ("dataset", "model", "explainer", "protocol", "metrics")}
-    kept["engine"] = {"precision": cfg.engine.precision}
-
-    def without_places(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {k: without_places(v) for k, v in node.items() if k not in NOT_IDENTITY}
-        return [without_places(v) for v in node] if isinstance(node, list) else node
-
-    return without_places(kept)
-
-
-def budget_notes(cfg: DictConfig) -> Iterator[str]:
-    """Says where a run departs from its preset or from the paper's budget: it can't count as a reproduction then."""
-    paper = ("explainer.call.n_masks", "explainer.call.max_iter")  # said below
-    changed = [d for d in cfg.departures if not d.startswith(paper)]
-    if changed:
-        yield f"departs from protocol={cfg.protocol.name}: {', '.join(changed)}"
-    if cfg.explainer.name == "rise" and cfg.explainer.call.n_masks != cfg.budgets.paper.rise_masks:
-        yield f"{cfg.explainer.call.n_masks} masks (paper: {cfg.budgets.paper.rise_masks})"
-    full = cfg.budgets.paper.extremal_perturbation_iterations
-    if cfg.explainer.name == "extremal_perturbation" and cfg.explainer.call.max_iter != full:
-        yield f"{cfg.explainer.call.max_iter} iterations (paper: {full})"

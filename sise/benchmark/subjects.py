@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sise.benchmark import runner
+from sise.benchmark.departures import notes_of
 from sise.benchmark.preprocessing import CAFFE_MEAN
 from sise.benchmark.runner import Cell
 from sise.benchmark.tables import LABELS
@@ -184,7 +185,7 @@ def status(cells: Sequence[Cell]) -> str:
     first = cells[0]
     if first.dataset.name not in PAPERS or not getattr(first.model, "official", False):
         return "other data"
-    return "partial" if any(any(runner.budget_notes(cell.cfg)) for cell in cells) else "shown"
+    return "partial" if any(notes_of(cell.cfg) for cell in cells) else "shown"
 
 
 def subject(cell: Cell) -> str:
@@ -197,7 +198,7 @@ def footer(cells: Sequence[Cell]) -> str:
     first = cells[0]
     parts = [subject(first), f"protocol {first.cfg.protocol.name}", f"Ψ: {first.cfg.protocol.confidence} confidence"]
     for cell in cells:
-        parts += [f"{cell.cfg.explainer.label}: {note}" for note in runner.budget_notes(cell.cfg)]
+        parts += [f"{cell.cfg.explainer.label}: {note}" for note in notes_of(cell.cfg)]
     return " · ".join(parts)
 
 

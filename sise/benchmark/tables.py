@@ -19,12 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from metrics import arithmetic
-from sise.benchmark.code_version import doubts
+from sise.benchmark.code_version import doubts, other_code
+from sise.benchmark.departures import Budget, Departure, departures, upgraded
 from sise.benchmark.records import RunFolder, without_folders
 from sise.benchmark.statistics import AVERAGES, averaged
 from sise.types import REMARKS, Remark, SuiteError, choose
@@ -42,23 +44,37 @@ LABELS = {
     "seconds": "Run-time (s)", "forward_passes": "Forward passes", "backward_passes": "Backward passes",
 }  # fmt: skip
 STATUS = {  # mark in a cell, meaning
-    "reproduced": ("=", "official complete dataset, official weights, the paper's budget, and the difference is at "
-                   "most 2 standard errors or 0.5 points, whichever is more"),
+    "reproduced": ("=", "official complete dataset, official weights, the settings and the budget that are shipped for "
+                   "the paper, and the difference is rounding: at most 0.05 points, or for a random method 2 standard "
+                   "deviations of its seeds' mean, or the spread that a method has between machines"),
+    "close": ("≈", "the same, but the difference is larger, and at most 0.5 points"),
     "differs": ("≠", "the same, but the difference is larger"),
-    "partial": ("~", "the paper's dataset and weights, but fewer pairs, a smaller budget or a single seed"),
+    "partial": ("~", "the paper's dataset and weights, but fewer pairs, a smaller budget, a single seed, changed "
+                "settings, or records of other code than there is now"),
     "other data": ("°", "stand-in dataset or weights: says nothing about the published number"),
     "other hardware": ("°", "seconds are those of another machine"),
     "not run": ("", "no records"),
     "failed": ("", "every pair failed"),
     "not published": ("", "the paper has no such number"),
 }  # fmt: skip
-URGENT = re.compile(r"WARNING|VIOLATED|FAILED|MISSING|NOT|OTHER CODE|: budget:|: data:|; departs")  # the terminal's
-BUDGET = re.compile(r"(\d+) (masks|iterations|seeds?) \(paper: ")  # of the budget notes, those that are about a budget
-DEPARTS = "departs from protocol="  # how a budget note begins that is about settings
-EXPERIMENTS = Path(__file__).parents[2] / "configs/experiment"
+ROUNDING = 0.05
+"""Points within which a mean equals a published number: its two decimals, and what float32 leaves open."""
+CLOSE = 0.5
+"""Points within which it is close."""
+CONFIGS = Path(__file__).parents[2] / "configs"
+PROTOCOLS = tuple(file.stem for file in sorted((CONFIGS / "protocol").glob("*.yaml")))
 # a setting whose value is a path
 PLACE = re.compile(r"^([\w.+~]*\broot|(?!shard\b|only\b)[\w.+~]+(?==.*(?:/|\.\.\.)))=.*")
 MOST_COMMANDS = 3  # of evaluate.py, below a table
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line of a table's foot; one that is ``urgent`` stands below the table on a terminal too."""
+
+    text: str
+    urgent: bool = False
+    about_budget: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +88,23 @@ class Run:
     doubts: tuple[str, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
     """(time, command) of the sessions behind the records."""
+    changed_files: tuple[str, ...] = ()
+    """Code that has changed since some of the records were made."""
 
     @property
     def variant(self) -> str:
-        """The variant without the seed's suffix: seeds of one variant share a column."""
-        return re.sub(r"-seed\d+$", "", self.identity["variant"])
+        """The variant; its seeds share a column."""
+        return self.identity["variant"]
+
+    @property
+    def departures(self) -> list[Departure]:
+        """What the run changed in the presets it names."""
+        return [Departure(**found) for found in self.identity["departures"]]
+
+    @property
+    def stale(self) -> bool:
+        """Whether some of its records were made by other code than there is now."""
+        return bool(self.changed_files)
 
     @property
     def ok(self) -> pd.DataFrame:
@@ -107,7 +135,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``cells``: a row per (model, metric, column label), the columns of the CSV. ``notes``: the foot, line by line.
+    """``cells``: a row per (model, metric, column label), the columns of the CSV. ``notes``: the foot.
 
     ``commands``: what makes the records and the table.
     """
@@ -119,7 +147,7 @@ class Table:
     metrics: tuple[str, ...]
     columns: tuple[Column, ...]
     cells: pd.DataFrame
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     commands: tuple[str, ...] = ()
     average: str = "pair"
 
@@ -149,7 +177,7 @@ def find_runs(outputs: str | Path) -> list[Run]:
     runs: dict[tuple, Run] = {}
     for file in sorted(Path(outputs).rglob("run.json")):
         folder = RunFolder(file.parent)
-        identity, records = folder.identity, folder.read()
+        identity, records = upgraded(folder.identity), folder.read()
         keys = dict.fromkeys(key for record in [dict.fromkeys(NOT_METRICS), *records] for key in record)
         sessions = folder.environments()
         devices = tuple(sorted({session.get("device", "unknown") for session in sessions}))
@@ -157,7 +185,8 @@ def find_runs(outputs: str | Path) -> list[Run]:
         behind = [session for session in sessions if session.get("session") in named] or sessions
         commands = tuple((str(s.get("time", "")), s["command"]) for s in behind if s.get("command"))
         frame = pd.DataFrame(records, columns=list(keys))
-        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands)
+        changed = tuple(sorted({name for names in other_code(folder, records) for name in names}))
+        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands, changed)
         what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
         if what in runs:
             raise SuiteError(
@@ -263,25 +292,27 @@ def status(
     n: int,
     published: float,
     difference: float,
-    standard_error: float,
     published_dataset: bool,
     official_weights: bool,
-    complete: bool,
-    paper_budget: bool,
+    faithful: bool,
+    margin: float = ROUNDING,
     hardware: bool = False,
     failed: bool = False,
 ) -> str:
     """What a cell is worth next to the published number; the keys of :data:`STATUS`.
 
+    Published and measured number are of the same images: nothing was sampled between them, so a standard error over
+    images says nothing about their difference.
+
     Args:
         n: Pairs with a value.
         published: The paper's number; NaN = none.
         difference: Measured − published.
-        standard_error: Of the mean; NaN (one image) counts as 0.
         published_dataset: The records are of the dataset that the number was published for.
         official_weights: The weights are the published checkpoint.
-        complete: Every pair of the complete official dataset has a value, in every seed.
-        paper_budget: The budget (masks, iterations, seeds) is the paper's.
+        faithful: Every pair of the complete official dataset has a value, made by the code there is now with the
+            settings and the budget that are shipped for the paper.
+        margin: How far apart two runs of the same thing may be, see :func:`margin_of`.
         hardware: The metric depends on the machine.
         failed: Every pair failed.
     """
@@ -293,10 +324,23 @@ def status(
         return "other data"
     if hardware:
         return "other hardware"
-    if not (complete and paper_budget):
+    if not faithful:
         return "partial"
-    margin = max(0.5, 0.0 if math.isnan(standard_error) else 2 * standard_error)
-    return "reproduced" if abs(difference) <= margin + 1e-9 else "differs"
+    apart = abs(difference) - 1e-9
+    if apart <= margin:
+        return "reproduced"
+    return "close" if apart <= CLOSE else "differs"
+
+
+def margin_of(cell: Mapping[str, Any], spread: float = 0.0) -> float:
+    """How far a mean may lie from a published one of the same method on the same images, in points.
+
+    Args:
+        cell: From :func:`measure`.
+        spread: What the method's own rounding makes of the mean, from machine to machine.
+    """
+    of_seeds = 0.0 if math.isnan(cell["seed s.d."]) else 2 * cell["seed s.d."] / math.sqrt(cell["seeds"])
+    return max(ROUNDING, of_seeds, spread)
 
 
 def rank(values: Mapping[str, float], metric: str) -> dict[str, str]:
@@ -310,6 +354,9 @@ def rank(values: Mapping[str, float], metric: str) -> dict[str, str]:
 
 # one table --------------------------------------------------------------------------------------------------------
 
+Shipped = Callable[[Mapping[str, Any], str], Mapping[tuple[str, str, int | None], Mapping[str, Any]]]
+"""``(a table's definition, model) -> configuration by (explainer, variant, seed)``."""
+
 
 def build(
     definition: Mapping[str, Any],
@@ -319,6 +366,8 @@ def build(
     *,
     controls: Iterable[str] = (),
     elsewhere: Iterable[tuple[str, str]] = (),
+    shipped: Shipped = lambda definition, model: {},
+    spreads: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> Table:
     """Makes one table of the runs of one dataset.
 
@@ -332,6 +381,8 @@ def build(
         published: From :func:`read_published`.
         controls: Names of the explainers that are controls.
         elsewhere: (explainer, variant) of the columns that other definitions have.
+        shipped: Gives the configurations that are shipped for the cells of a definition's experiment.
+        spreads: By explainer and metric, see :func:`margin_of`.
     """
     runs = [run for run in runs if run.identity["dataset"] == dataset]
     models = tuple(definition.get("models") or sorted({run.identity["model"] for run in runs}))
@@ -351,38 +402,41 @@ def build(
                 group = runs_of(runs, model, column)
                 cell = measure(group, metric, average)
                 from_paper = known.get((model, PUBLISHED_NAMES.get(metric, metric), column.method), math.nan)
-                budget = budget_notes(group, column)
+                budgets = [budget for budget in budgets_of(group, column) if not budget.full]
+                official = all(run.identity["weights_official"] for run in group)
+                changed: list[Departure] = []
+                if group and dataset == home and official and not math.isnan(from_paper):
+                    changed = departures_of(group, column, shipped(definition, model))
                 expected = max((run.identity["expected_pairs"] for run in group), default=0)
                 cell["published"] = from_paper
                 cell["status"] = status(
                     n=cell["n"],
                     published=from_paper,
                     difference=cell["mean"] - from_paper,
-                    standard_error=cell["standard error"],
                     published_dataset=dataset == home,
-                    official_weights=all(run.identity["weights_official"] for run in group),
-                    complete=all(run.identity["complete_dataset"] for run in group)
-                    and not cell["failed"]
-                    and not cell["missing"]
+                    official_weights=official,
+                    faithful=all(run.identity["complete_dataset"] and not run.stale for run in group)
+                    and not (cell["failed"] or cell["missing"] or budgets or changed or average != "pair")
                     and all(len(run.ok) >= expected for run in group),
-                    paper_budget=not budget and average == "pair",
+                    margin=margin_of(cell, spreads.get(column.explainer, {}).get(metric, 0.0)),
                     hardware=metric == "seconds",
                     failed=bool(cell["failed"]) and not cell["pairs"],
                 )
-                comparable = cell["status"] in ("reproduced", "differs", "partial")
+                comparable = cell["status"] in ("reproduced", "close", "differs", "partial")
                 cell["difference"] = cell["mean"] - from_paper if comparable else math.nan
                 cell |= {"dataset": dataset, "model": model, "method": column.label, "explainer": column.explainer,
-                         "variant": column.variant, "metric": metric, "budget note": "; ".join(budget)}  # fmt: skip
+                         "variant": column.variant, "metric": metric,
+                         "note": _limits(group, budgets, changed)}  # fmt: skip
                 row.append(cell)
                 if cell["n"] and not column.control:
                     sets.add(frozenset(pair_values(group, metric).index))
-                    if metric not in COSTS or not any(_cheaper(note) for note in budget):
+                    if metric not in COSTS or not any(budget.cheaper for budget in budgets):
                         rivals[column.label] = cell["mean"]
             places = rank(rivals, metric) if len(sets) == 1 else {}
             cells += [{**cell, "place": places.get(cell["method"], "")} for cell in row]
 
     order = ["dataset", "model", "method", "explainer", "variant", "metric", "mean", "standard error", "n", "undefined",
-             "missing", "failed", "published", "difference", "status", "seeds", "seed s.d.", "place", "budget note",
+             "missing", "failed", "published", "difference", "status", "seeds", "seed s.d.", "place", "note",
              "pairs"]  # fmt: skip
     frame = pd.DataFrame(cells, columns=order).set_index(["model", "metric", "method"], drop=False)
     frame.index.names = [None] * 3
@@ -392,6 +446,13 @@ def build(
     commands = _commands(definition, dataset, runs, columns)
     table = Table(name, title, dataset, models, metrics, columns, frame, (), commands, average)
     return replace(table, notes=tuple(foot(table, runs)))
+
+
+def _limits(group: Sequence[Run], budgets: Sequence[Budget], changed: Sequence[Departure]) -> str:
+    """In words: what keeps a cell from being the paper's."""
+    stated = changed or _distinct(departure for run in group for departure in run.departures)
+    words = [f"departs: {', '.join(map(str, stated))}"] if stated else []
+    return "; ".join([*words, *map(str, budgets), *_data_gaps(group)])
 
 
 def _commands(
@@ -406,7 +467,7 @@ def _commands(
     name, commands = definition["name"], commands_of(runs)
     if not commands or len(commands) > MOST_COMMANDS or any(map(_unexplained, runs)):
         where = "" if dataset == "shapes" else f" dataset={dataset}"
-        known = (EXPERIMENTS / f"{name}.yaml").exists()
+        known = (CONFIGS / f"experiment/{name}.yaml").exists()
         commands = [f"python scripts/evaluate.py experiment={name}{where}"] if known else []
     average = definition.get("average") or "pair"
     setting = "" if average == "pair" else f" table.average={average}"
@@ -419,90 +480,171 @@ def _unexplained(run: Run) -> bool:
     return all(limit and int(limit[1]) < run.records["image_id"].nunique() for limit in limits)
 
 
-def _cheaper(note: str) -> bool:
-    """Of a budget note: fewer masks or iterations, so that an explanation costs less than the paper's."""
-    return bool(found := BUDGET.match(note)) and not found[2].startswith("seed")
-
-
 def runs_of(runs: Sequence[Run], model: str, column: Column) -> list[Run]:
     """The runs behind a column in the rows of a model: one per seed."""
     wanted = (model, column.explainer, column.variant)
     return [run for run in runs if (run.identity["model"], run.identity["explainer"], run.variant) == wanted]
 
 
-def budget_notes(runs: Sequence[Run], column: Column) -> list[str]:
-    """In what these runs depart from their preset or the paper's budget, and what their dataset lacks."""
-    notes = dict.fromkeys(note for run in runs for note in run.identity.get("budget_notes") or ())
-    if runs and len(runs) < column.seeds:
-        notes[f"{len(runs)} seed{'s' * (len(runs) > 1)} (paper: {column.seeds})"] = None
-    return list(notes)
+def budgets_of(runs: Sequence[Run], column: Column) -> list[Budget]:
+    """What the runs of a column were given, and their seeds, beside the paper's."""
+    stated = dict.fromkeys(Budget(**run.identity["budget"]) for run in runs if run.identity.get("budget"))
+    seeds = [Budget("seeds", "seeds", len(runs), column.seeds)] if runs and len(runs) < column.seeds else []
+    return [*stated, *seeds]
 
 
-def foot(table: Table, runs: Sequence[Run]) -> list[str]:
+def departures_of(
+    runs: Sequence[Run], column: Column, shipped: Mapping[tuple[str, str, int | None], Mapping[str, Any]]
+) -> list[Departure]:
+    """In what the runs of a column are not what is shipped for it.
+
+    Args:
+        runs: Of the column, one per seed.
+        column: A variant that has the name of a protocol belongs to that protocol.
+        shipped: Configurations of the experiment's cells by (explainer, variant, seed). A run that is none of them has
+            departed as it says itself.
+    """
+    found: list[Departure] = []
+    for run in runs:
+        cell = shipped.get((column.explainer, column.variant, run.identity.get("seed")))
+        own = run.departures if cell is None else departures(run.identity["config"], cell)
+        if column.variant in PROTOCOLS and run.identity["protocol"] != column.variant:
+            own = [Departure("protocol", run.identity["protocol"], column.variant), *own]
+        found += own
+    budgeted = {f"explainer.call.{budget.setting}" for budget in budgets_of(runs, column)}
+    return [departure for departure in _distinct(found) if departure.key not in budgeted]
+
+
+def _distinct(found: Iterable[Departure]) -> list[Departure]:
+    """Each one once; the values of some settings are lists, which no set takes."""
+    kept: list[Departure] = []
+    for departure in found:
+        if departure not in kept:
+            kept.append(departure)
+    return kept
+
+
+def _data_gaps(runs: Sequence[Run]) -> list[str]:
+    """In words: what the data behind some runs lack."""
+    words: dict[str, None] = {}
+    for run in runs:
+        if left_out := run.identity["left_out"]:
+            missing = ", ".join(left_out["classes"])
+            words[f"{left_out['pairs']} pairs left out, the network has no such class: {missing}"] = None
+        if run.identity["dataset_note"]:
+            words[run.identity["dataset_note"]] = None
+    return list(words)
+
+
+def foot(table: Table, runs: Sequence[Run]) -> list[Note]:
     """What a reader must know beside the numbers, most general first."""
     shown = {(m, c): g for m in table.models for c in table.columns if (g := runs_of(runs, m, c))}
-    used = [run for group in shown.values() for run in group]
+    notes = [
+        *_how_to_read(table),
+        *_variants(shown),
+        *_sources(table, shown),
+        *_of_columns(table, shown),
+        *_shared_by_columns(shown),
+    ]
+    for model in table.models:
+        groups = {column: group for (m, column), group in shown.items() if m == model}
+        notes += [*_unequal_pairs(model, groups), *_arithmetic(table, model, groups)]
+    return notes
+
+
+Shown = Mapping[tuple[str, Column], Sequence[Run]]
+"""The runs behind each (model, column) of a table that has any."""
+
+
+def _how_to_read(table: Table) -> list[Note]:
+    notes = [
+        f"Cells: mean over {AVERAGES[table.average]} ± standard error (images as clusters) [published value and "
+        "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part, nor do "
+        "costs of a reduced budget, and a row whose columns cover different pairs has no places. Lower is better "
+        "for Drop% and costs; – is no value."
+    ]
     counts = table.cells["status"].value_counts()
-    notes = [f"Cells: mean over {AVERAGES[table.average]} ± standard error (images as clusters) [published value and "
-             "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part, nor do "
-             "costs of a reduced budget, and a row whose columns cover different pairs has no places. Lower is better "
-             "for Drop% and costs; – is no value."]  # fmt: skip
     for key in [key for key in STATUS if key in counts]:
         mark, meaning = STATUS[key]
         notes.append(f"Status {mark + ' ' if mark else ''}{key} ({counts[key]} cells): {meaning}.")
-    variants: dict[str, dict[str, list[str]]] = {}  # variant: {what it means: columns}
+    return [Note(text) for text in notes]
+
+
+def _variants(shown: Shown) -> list[Note]:
+    """What each variant means; urgent where a run departs from its preset."""
+    variants: dict[str, dict[tuple[str, bool], list[str]]] = {}  # variant: {what it means: columns}
     for (_, column), group in shown.items():
         for run in group:
-            variants.setdefault(run.variant, {}).setdefault(_protocol(run), []).append(column.label)
+            meaning = _protocol(run), bool(run.departures)
+            variants.setdefault(run.variant, {}).setdefault(meaning, []).append(column.label)
+    notes = []
     for variant, meanings in sorted(variants.items()):
-        for text, labels in meanings.items():
+        for (text, departs), labels in meanings.items():
             whose = f" of {', '.join(dict.fromkeys(labels))}" if len(meanings) > 1 else ""
-            notes.append(f"Variant {variant}{whose}: {text}.")
+            notes.append(Note(f"Variant {variant}{whose}: {text}.", urgent=departs))
+    return notes
+
+
+def _sources(table: Table, shown: Shown) -> list[Note]:
+    """Weights, data and machines."""
+    used = [run for group in shown.values() for run in group]
+    notes = []
     for model in table.models:
-        for text in dict.fromkeys(_weights(run) for run in used if run.identity["model"] == model):
-            notes.append(f"{_label(model)}: {text}.")
+        mine = [run for run in used if run.identity["model"] == model]
+        for text, official in dict.fromkeys((_weights(run), run.identity["weights_official"]) for run in mine):
+            notes.append(Note(f"{_label(model)}: {text}.", urgent=not official))
     if used and not all(run.identity["complete_dataset"] for run in used):
-        notes.append(f"Dataset {table.dataset}: not the complete official set (the pairs found: "
-                     f"{max(run.identity['expected_pairs'] for run in used)}).")  # fmt: skip
+        pairs = max(run.identity["expected_pairs"] for run in used)
+        notes.append(Note(f"Dataset {table.dataset}: not the complete official set (the pairs found: {pairs})."))
     if "seconds" in table.metrics:
         devices = sorted({device for run in used for device in run.devices})
-        notes.append(f"Seconds measured on: {', '.join(devices) or 'unknown'}.")
+        notes.append(Note(f"Seconds measured on: {', '.join(devices) or 'unknown'}."))
+    return notes
 
-    shared: dict[tuple[str, str], list[str]] = {}  # what several columns have in common is said once
+
+def _of_columns(table: Table, shown: Shown) -> list[Note]:
+    """What single columns lack, and how far their seeds lie apart."""
+    notes = []
     for (model, column), group in shown.items():
         who = f"{_label(model)}, {column.label}"
         cells = {metric: table.cell(model, metric, column) for metric in table.metrics}
-        for note in budget_notes(group, column):
-            if not note.startswith(DEPARTS):
-                kind = "budget" if BUDGET.match(note) else "data"
-                shared.setdefault((_label(model), f"{kind}: {note}"), []).append(column.label)
-        for note in dict.fromkeys(doubt for run in group for doubt in run.doubts):
-            shared.setdefault((_label(model), note), []).append(column.label)
-        expected = max(run.identity["expected_pairs"] for run in group)
-        short = {int(run.identity.get("seed") or 0): len(run.ok) for run in group if len(run.ok) != expected}
-        if short:
-            done = ", ".join((f"seed {s}: " if len(group) > 1 else "") + f"{n} of {expected}" for s, n in short.items())
-            shared.setdefault((_label(model), f"pairs with a result: {done}"), []).append(column.label)
         failed = pd.concat([run.failed for run in group])
         if len(failed):
             reason = without_folders(failed["reason"].iloc[0])
-            notes.append(f"{who}: {len(failed)} FAILED, not in the means; the first: {reason}.")
+            notes.append(Note(f"{who}: {len(failed)} FAILED, not in the means; the first: {reason}.", urgent=True))
         for kind, words in (("undefined", "values set by definition"), ("missing", "values MISSING, not in the means")):
             counted = [f"{metric} {cell[kind]}" for metric, cell in cells.items() if cell[kind]]
             if counted:
-                notes.append(f"{who}: {words}: {', '.join(counted)}.")
-        remarks = Counter(remark for run in group for remark in _remarks(run))
-        for remark, count in remarks.items():
-            notes.append(f"{who}: {count} of {sum(len(run.ok) for run in group)} maps: {REMARKS[remark]}.")
+                notes.append(Note(f"{who}: {words}: {', '.join(counted)}.", urgent=kind == "missing"))
+        for remark, count in Counter(remark for run in group for remark in _remarks(run)).items():
+            maps = sum(len(run.ok) for run in group)
+            notes.append(Note(f"{who}: {count} of {maps} maps: {REMARKS[remark]}."))
         if len(group) > 1:
             spread = [f"{metric} {cell['seed s.d.']:.2f}" for metric, cell in cells.items()]
-            notes.append(f"{who}: mean of {len(group)} seeds; s.d. across seeds: {', '.join(spread)}.")
-    for (model, what), columns in shared.items():
-        whose = "every column" if len(columns) == sum(_label(m) == model for m, _ in shown) else ", ".join(columns)
-        notes.append(f"{model}, {whose}: {what}.")
-    for model in table.models:
-        notes += _unequal_pairs(model, {c: g for (m, c), g in shown.items() if m == model})
-        notes += _arithmetic(table, model, {c: g for (m, c), g in shown.items() if m == model})
+            notes.append(Note(f"{who}: mean of {len(group)} seeds; s.d. across seeds: {', '.join(spread)}."))
+    return notes
+
+
+def _shared_by_columns(shown: Shown) -> list[Note]:
+    """What several columns of a network have in common, said once."""
+    shared: dict[tuple[str, Note], list[str]] = {}
+    for (model, column), group in shown.items():
+        expected = max(run.identity["expected_pairs"] for run in group)
+        short = {int(run.identity.get("seed") or 0): len(run.ok) for run in group if len(run.ok) != expected}
+        done = ", ".join((f"seed {s}: " if len(group) > 1 else "") + f"{n} of {expected}" for s, n in short.items())
+        reduced = [budget for budget in budgets_of(group, column) if not budget.full]
+        for note in (
+            *(Note(f"budget: {budget}", urgent=True, about_budget=True) for budget in reduced),
+            *(Note(f"data: {gap}", urgent=True) for gap in _data_gaps(group)),
+            *(Note(doubt, urgent=True) for doubt in dict.fromkeys(doubt for run in group for doubt in run.doubts)),
+            *([Note(f"pairs with a result: {done}")] if short else []),
+        ):
+            shared.setdefault((model, note), []).append(column.label)
+    notes = []
+    for (model, note), labels in shared.items():
+        everyone = len(labels) == sum(m == model for m, _ in shown)
+        whose = "every column" if everyone else ", ".join(labels)
+        notes.append(replace(note, text=f"{_label(model)}, {whose}: {note.text}."))
     return notes
 
 
@@ -513,7 +655,7 @@ def _remarks(run: Run) -> list[Remark]:
     return [remark for remarks in run.ok["remarks"] if isinstance(remarks, list) for remark in remarks]
 
 
-def _unequal_pairs(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[str]:
+def _unequal_pairs(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[Note]:
     """Names the columns that lack pairs others have: their means are not of the same pairs."""
     pairs: dict[Column, set] = {column: set() for column in groups}
     for column, group in groups.items():
@@ -525,12 +667,12 @@ def _unequal_pairs(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[s
         return []
     compared = {frozenset(have) for c, have in pairs.items() if have and not c.control}
     places = ", so there are no places" if len(compared) > 1 else ""
-    return [f"WARNING, {_label(model)}: columns cover different pairs and compare only roughly{places}. "
-            f"Of {len(everything)}: {', '.join(lacking)}."]  # fmt: skip
+    return [Note(f"WARNING, {_label(model)}: columns cover different pairs and compare only roughly{places}. "
+                 f"Of {len(everything)}: {', '.join(lacking)}.", urgent=True)]  # fmt: skip
 
 
-def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]) -> list[str]:
-    """PROTOCOL 6.4, each column against the masks of its own pairs."""
+def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]) -> list[Note]:
+    """PROTOCOL T1 to T5, each column against the masks of its own pairs."""
     found = []
     for column, group in groups.items():
         row = pd.DataFrame({m: [table.cell(model, m, column)["mean"]] for m in table.metrics}, index=[column.label])
@@ -548,18 +690,17 @@ def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]
             tolerance=1e-3,
         )
     if found:
-        return [f"ARITHMETIC VIOLATED, {_label(model)}: {sentence}." for sentence in found]
+        return [Note(f"ARITHMETIC VIOLATED, {_label(model)}: {sentence}.", urgent=True) for sentence in found]
     good = f"{_label(model)}: no violation of the arithmetic checks (Drop% ≤ 100 − Increase%; where there are masks, "
     good += "mIoU's ceiling; where it was run, the uniform map's EBPG and Bbox; on COCO, EBPG above the uniform map's)."
-    return [good] if groups else []
+    return [Note(good)] if groups else []
 
 
 def _protocol(run: Run) -> str:
     """What a variant means: its protocol's own description, else its settings; and where it departs from it."""
     settings = (run.identity.get("config") or {}).get("protocol") or {}
     words = settings.get("description") or ", ".join(f"{key} = {value}" for key, value in settings.items())
-    notes = run.identity.get("budget_notes") or ()
-    departs = "".join(f"; departs from it: {n.partition(': ')[2]}" for n in notes if n.startswith(DEPARTS))
+    departs = f"; departs from it: {', '.join(map(str, run.departures))}" if run.departures else ""
     return f"protocol {run.identity['protocol']}" + (f" ({words.strip().rstrip('.')})" if words else "") + departs
 
 
@@ -612,7 +753,7 @@ def to_markdown(table: Table) -> str:
     lines = [["Model", "Metric", *(c.label for c in table.columns)], ["---", "---", *["--:"] * len(table.columns)]]
     lines += _rows(table, show)
     text = "\n".join("| " + " | ".join(word.replace("|", "\\|") for word in line) + " |" for line in lines)
-    notes = "\n".join("- " + _one_line(note).replace("<", "&lt;") for note in table.notes)
+    notes = "\n".join("- " + _one_line(note.text).replace("<", "&lt;") for note in table.notes)
     return f"# {table.title}\n\n{text}\n\n{notes}\n- {table.made_by}\n"
 
 
@@ -643,7 +784,7 @@ def to_latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}}",
         r"\par\smallskip\footnotesize\raggedright",
-        *(tex(_one_line(note)) + r"\par" for note in (*table.notes, table.made_by)),
+        *(tex(_one_line(text)) + r"\par" for text in (*(note.text for note in table.notes), table.made_by)),
         r"\end{table*}",
         "",
     ])  # fmt: skip
@@ -657,7 +798,7 @@ def to_text(table: Table) -> str:
                 for c in table.columns}  # fmt: skip
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*map(_label, table.metrics), "n"])
         blocks.append(f"{_label(model)} on {table.dataset}\n{frame.to_string()}")
-    return "\n\n".join([*blocks, "\n".join(f"- {_one_line(note)}" for note in table.notes if URGENT.search(note))])
+    return "\n\n".join([*blocks, "\n".join(f"- {_one_line(note.text)}" for note in table.notes if note.urgent)])
 
 
 def _rows(table: Table, show: Any) -> list[list[str]]:
@@ -718,6 +859,8 @@ def tabulate(
     table: str | None = None,
     dataset: str | None = None,
     controls: Iterable[str] = (),
+    shipped: Shipped = lambda definition, model: {},
+    spreads: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     writers: Sequence[Writer] = (),
     say: Any = print,
 ) -> list[Path]:
@@ -734,6 +877,7 @@ def tabulate(
         table: Name of a definition; ``None`` = all.
         dataset: Only this one; ``None`` = each that has records.
         controls: Names of the explainers that are controls.
+        shipped, spreads: See :func:`build`.
         writers: Write further files about each table; a definition with a ``layout`` of its own is theirs alone.
         say: Takes the readable table.
 
@@ -756,7 +900,9 @@ def tabulate(
     for definition, where in plan:
         others = [d for d in definitions.values() if d["name"] != definition["name"]]
         elsewhere = {(c["explainer"], c["variant"]) for d in others for c in d.get("columns") or ()}
-        made = build(definition, where, runs, numbers, controls=controls, elsewhere=elsewhere)
+        made = build(
+            definition, where, runs, numbers, controls=controls, elsewhere=elsewhere, shipped=shipped, spreads=spreads
+        )
         if not definition.get("layout"):
             say(to_text(made))
             texts = {"csv": to_csv(made), "md": to_markdown(made), "tex": to_latex(made)}
