@@ -61,8 +61,9 @@ def extremal_perturbation(
         jitter: Mirror the perturbed images in every other iteration.
         smooth: Standard deviation of a Gaussian over the final masks, as a fraction of the image's shorter side.
         implementation: ``batched``, this module's; ``torchray``, TorchRay's own function, one target at a time.
-        exact: Make masks in TorchRay's order of operations: the same bits, in 3.5 times the time on a CPU. Without it,
-            one evaluation of a mask is within 6e-8, which the optimisation amplifies to about 5e-6 in ten steps.
+        exact: Make masks in TorchRay's order of operations: its masks bit for bit, in 3.5 times the time on a CPU.
+            Without it, one evaluation of a mask is within 6e-8. The optimisation amplifies that without bound: after
+            some steps single maps may differ by a quarter of their peak, while the objective reached stays the same.
         batch_size: Masks optimised at once; no numeric effect but float rounding.
 
     Returns:
