@@ -8,6 +8,7 @@ up when they are used, so that the harness can set what torch reads from the env
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = ["Probe", "Scorer", "SuiteError", "ada_sise", "explain", "find_layers"
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.metadata.version("sise-benchmark")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"sise.{_HOMES[name]}"), name)
