@@ -71,7 +71,8 @@ class Sample:
         image: PIL image, RGB, at its own size; of a dataset of signals, whatever their network's ``preprocess`` takes.
         targets: T class indices of the dataset, ascending, one per explained class.
         masks: (T, H, W) bool array at the image's own size; ``masks[i]`` is the region of ``targets[i]``.
-        info: Anything else worth recording per image (e.g. ``{"difficult": [False, True]}``, one entry per target).
+        info: Anything else worth recording per image: ``difficult``, one bool per target; ``cluster``, a name shared by
+            images that are no independent samples (tiles of one slide), for standard errors and tests.
     """
 
     image_id: str

@@ -47,6 +47,15 @@ def course_tree(tmp_path):
 # ------------------------------------------------------------------------------------------------ tiles
 
 
+def test_tiles_of_a_slide_are_a_cluster(course_tree):
+    (course_tree / "HMT_test/01_TUMOR/9_tile.tif").rename(
+        course_tree / "HMT_test/01_TUMOR/9_CRC-Prim-HE-04_033.tif_Row_1_Col_1.tif"
+    )
+    tiles = hmt.HMT(course_tree)
+    assert tiles["01_TUMOR/10_tile"].info == {}
+    assert tiles["01_TUMOR/9_CRC-Prim-HE-04_033.tif_Row_1_Col_1"].info == {"cluster": "CRC-Prim-HE-04"}
+
+
 def test_the_courses_layout(course_tree):
     test, train = hmt.HMT(course_tree), hmt.HMT(course_tree, part="train")
     assert len(test) == 16 and len(train) == 32

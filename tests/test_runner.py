@@ -62,6 +62,7 @@ def test_every_pair_gets_a_record_and_failures_are_kept(config):
             assert record["status"] == "ok" and record["class"] == cell.dataset.classes[pair[1]]
             assert all(0 <= record[m] <= 1 for m in ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%"))
             assert record["mask_fraction"] == pytest.approx(48 / (24 * 32))
+            assert 0 < record["kept_fraction"] <= 0.15 and "cluster" not in record
             assert 0 < record["confidence"] < 1 and record["forward_passes"] > 1
     assert cell.identity()["left_out"] == {"pairs": 1, "classes": ["unknown"]}
 

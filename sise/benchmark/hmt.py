@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ COURSE_TEST = "56c540c7e952256e6ba95e6208f1b573d5b2f849a0d01f2d6f359a1b85c19a17"
 COURSE_WEIGHTS = "2c2563bd89136c0ab9176fc59c591d2c1ea4f1681330eaf927fe10efade5c924"
 
 _SUFFIXES = (".tif", ".tiff", ".png")
+_SLIDE = re.compile(r"CRC-Prim-HE-\d+")
+"""In a tile's name, the slide it was cut from: tiles of one slide are no independent samples."""
 PARTS = ("train", "test")
 
 
@@ -122,7 +125,9 @@ class HMT(BaseDataset):
         """
         targets = self.targets_of(image_id)
         tile = read_image(self.picture_of(image_id), self.name)
-        return Sample(image_id, tile, targets, np.ones((1, tile.height, tile.width), dtype=bool))
+        slide = _SLIDE.search(image_id)
+        info = {"cluster": slide[0]} if slide else {}
+        return Sample(image_id, tile, targets, np.ones((1, tile.height, tile.width), dtype=bool), info)
 
     def picture_of(self, image_id: str) -> Path:
         """The file that a tile is read from."""

@@ -27,6 +27,8 @@ The keys of a record (values are fractions; percent appears only in tables):
 ``forward_passes``, ``backward_passes``  one image through the network = 1
 ``confidence``     of the target on the whole image
 ``mask_fraction``  share of the image the mask covers
+``kept_fraction``  share of the pixels that Drop% kept: fewer than asked for where the map has equal values
+``cluster``        images with the same one are no independent samples (tiles of a slide), where the dataset says so
 ``undefined``      names of the metrics whose value was set by definition (constant map, empty mask, ...)
 ``remarks``        what the map needs to have said, keys of :data:`sise.types.REMARKS`; only where there is one
 ``difficult``      the dataset's flag, where it has one

@@ -596,9 +596,19 @@ def make_record(
         "mask_fraction": float(mask.float().mean()),
         "undefined": by_definition,
     }
+    if faithfulness:
+        record["kept_fraction"] = float(_kept(next(iter(faithfulness.values())), saliency).float().mean())
+    if "cluster" in sample.info:
+        record["cluster"] = sample.info["cluster"]
     if target in sample.targets and "difficult" in sample.info:
         record["difficult"] = bool(sample.info["difficult"][sample.targets.index(target)])
     return record
+
+
+def _kept(metric: Callable[..., float], saliency: Tensor) -> Tensor:
+    """The pixels of a map (H, W) that a faithfulness metric, bound with its settings, keeps."""
+    options = getattr(metric, "keywords", {})
+    return keep_mask(saliency, **{key: options[key] for key in ("fraction", "rule") if key in options})
 
 
 def remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> None:
@@ -608,8 +618,7 @@ def remember_faithfulness_passes(explained: Sequence[tuple], probe: Probe) -> No
         judge = judge_of(cell, probe)
         masks = kept.setdefault(id(judge), (judge, []))[1]
         for metric in cell.metrics[1].values():
-            options = getattr(metric, "keywords", {})
-            masks += [keep_mask(s, **{k: options[k] for k in ("fraction", "rule") if k in options}) for s in saliency]
+            masks += [_kept(metric, s) for s in saliency]
     for judge, masks in kept.values():
         if masks:
             judge.score_masks(torch.stack([torch.ones_like(masks[0]), *masks]))

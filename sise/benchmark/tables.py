@@ -37,7 +37,7 @@ METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")  # fractions, percent i
 COSTS = ("seconds", "forward_passes", "backward_passes")
 LOWER_IS_BETTER = ("Drop%", *COSTS)
 NOT_METRICS = ("image_id", "target", "class", "status", "reason", "confidence", "mask_fraction", "undefined",
-               "remarks", "difficult", "session")  # fmt: skip
+               "remarks", "difficult", "session", "where", "image_hash", "kept_fraction", "cluster")  # fmt: skip
 PUBLISHED_NAMES = {"seconds": "Runtime (s)"}
 LABELS = {
     "vgg16": "VGG16", "resnet50": "ResNet-50", "resnet101": "ResNet-101", "efficientnet_lite0": "EfficientNet-Lite0",
