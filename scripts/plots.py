@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
         results=cfg.results,
         published=ROOT / cfg.published,
         dataset=cfg.get("dataset") and cfg.dataset.name,
+        overwrite=cfg.overwrite,
     )
     print("\n".join(f"-> {file}" for file in files))
 

@@ -35,6 +35,7 @@ def main(cfg: DictConfig) -> None:
         shipped=cli.shipped_configs,
         spreads=spreads,
         writers=[comparisons.write],
+        overwrite=cfg.overwrite,
     )
 
 

@@ -163,18 +163,24 @@ def test_statistics_tell_reduced_budgets_and_what_made_them(tmp_path):
                          "scripts/tabulate.py table=sise_table1`.\n")  # fmt: skip
 
 
-def test_what_a_former_table_had_beside_it_goes(tmp_path):
+def test_a_trial_leaves_a_larger_table_and_what_is_beside_it(tmp_path):
     for explainer, value in {"sise": 0.5, "grad_cam": 0.4, "grad_cam_pp": 0.45}.items():
         make_run(tmp_path / "o", explainer, [value] * IMAGES)
     make_run(tmp_path / "small", "sise", [0.5])
     results, said = tmp_path / "r", []
-    for outputs in ("o", "small"):
-        before = {f.name for f in results.glob("*")}
-        tabulate(DEFINITIONS, outputs=tmp_path / outputs, results=results, published=PUBLISHED, table="sise_table1",
-                 writers=[comparisons.write], say=said.append)  # fmt: skip
-    assert before - {f.name for f in results.glob("*")} == {f"sise_table1{end}" for end in comparisons.COMPANIONS}
-    assert {f.name for f in results.glob("*")} == {f"sise_table1.{end}" for end in ("csv", "md", "tex")}
-    assert "sise_table1.csv replaces a table of 12 pairs by one of 1" in said
+
+    def make(outputs, **options):
+        files = tabulate(DEFINITIONS, outputs=tmp_path / outputs, results=results, published=PUBLISHED,
+                         table="sise_table1", writers=[comparisons.write], say=said.append, **options)  # fmt: skip
+        return {f.name for f in files}, {f.name: f.read_bytes() for f in results.glob("*")}
+
+    files, before = make("o")
+    assert files == set(before) and len(files) == 3 + len(comparisons.COMPANIONS)
+    assert make("small") == (set(), before)
+    assert any("NOT written: sise_table1.csv" in text and "overwrite=true" in text for text in said)
+    assert "sise_table1_order.csv is kept, but it is of an earlier table: delete it, or give overwrite=true" in said
+    files, left = make("small", overwrite=True)
+    assert files == set(left) == {f"sise_table1.{end}" for end in ("csv", "md", "tex")}
 
 
 def written(outputs, **where):

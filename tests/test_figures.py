@@ -145,6 +145,17 @@ def test_a_drawn_figure_says_its_command_and_what_it_is_worth(prepare, monkeypat
     assert note["packages"]["torch"] == torch.__version__.partition("+")[0]
 
 
+def test_a_figure_of_fewer_images_does_not_take_the_place_of_one_of_more(prepare, capsys):
+    cfg, cells = prepare("figure=panel", "count=2", QUICK)
+    (path,) = figures.draw(cfg, cells)
+    before = path.read_bytes()
+    cfg, cells = prepare("figure=panel", "count=1", QUICK)
+    assert figures.draw(cfg, cells) == [] and path.read_bytes() == before
+    assert "NOT written: figures/panel_toy_toynet.jpg" in capsys.readouterr().out
+    cfg.overwrite = True
+    assert figures.draw(cfg, cells) == [path] and note_of(path)["made_of"] == 1
+
+
 def test_what_a_figure_is_worth(prepare, monkeypatch):
     _, cells = prepare("figure=panel", QUICK)
     official = [runner.Cell(c.cfg, c.dataset, Official(c.model)) for c in cells]

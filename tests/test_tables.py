@@ -571,17 +571,32 @@ def test_tabulate_makes_what_there_is_and_the_rest_by_default(tmp_path):
     assert again == {f.name: f.read_bytes() for f in files}
 
 
-def test_a_table_of_fewer_pairs_says_what_it_replaces(tmp_path):
-    said = []
-    for n in (3, 3, 2, 4):
-        make_run(tmp_path / str(len(said)), "sise", [ok(str(i)) for i in range(n)])
-        tabulate(DEFINITIONS, outputs=tmp_path / str(len(said)), results=tmp_path / "r", published=PUBLISHED,
-                 table="sise_table1", say=said.append)  # fmt: skip
-    assert [text for text in said if "replaces" in text] == ["sise_table1.csv replaces a table of 3 pairs by one of 2"]
-    (tmp_path / "r/sise_table1.csv").write_text("")  # says nothing of pairs
-    tabulate(DEFINITIONS, outputs=tmp_path / "0", results=tmp_path / "r", published=PUBLISHED, table="sise_table1",
-             say=said.append)  # fmt: skip
-    assert sum("replaces" in text for text in said) == 1
+def test_a_table_does_not_take_the_place_of_one_of_more_pairs(tmp_path):
+    said, kept = [], tmp_path / "r/sise_table1.csv"
+
+    def make(n, **options):
+        make_run(tmp_path / f"o{len(said)}", "sise", [ok(str(i)) for i in range(n)])
+        files = tabulate(DEFINITIONS, outputs=tmp_path / f"o{len(said)}", results=tmp_path / "r", published=PUBLISHED,
+                         table="sise_table1", say=said.append, **options)  # fmt: skip
+        return [f.suffix for f in files], int(pd.read_csv(kept)["n"].max())
+
+    everything = [".csv", ".md", ".tex"]
+    assert make(3) == (everything, 3) and make(3) == (everything, 3)
+    assert not any("NOT" in text for text in said if "written" in text)
+    assert make(2) == ([], 3)
+    assert "voc2007 / vgg16 / EBPG / sise / paper: 3 there, 2 now" in said[-1] and "results=<folder>" in said[-1]
+    assert make(4) == (everything, 4) and make(2, overwrite=True) == (everything, 2)
+    kept.write_text("")  # says nothing of pairs
+    assert make(1) == (everything, 1)
+
+
+def test_a_table_that_lacks_a_network_or_a_method_of_the_former_one_is_not_written(tmp_path):
+    for model in ("vgg16", "resnet50"):
+        make_run(tmp_path / "o", "sise", [ok("1"), ok("2")], model=model)
+    make_run(tmp_path / "one", "sise", [ok("1"), ok("2")], model="resnet50")
+    where = dict(results=tmp_path / "r", published=PUBLISHED, table="sise_table1", say=lambda _: None)
+    assert len(tabulate(DEFINITIONS, outputs=tmp_path / "o", **where)) == 3
+    assert tabulate(DEFINITIONS, outputs=tmp_path / "one", **where) == []
 
 
 def test_tabulate_serves_a_dataset_that_no_definition_knows(tmp_path):

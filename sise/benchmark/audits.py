@@ -30,6 +30,7 @@ from metrics.localization import ebpg
 from sise.benchmark import runner, selection, statistics
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
 from sise.benchmark.records import without_folders, without_places
+from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.subjects import readable
 from sise.benchmark.tables import read_published
 from sise.method import ADAPTIVE_RULES
@@ -743,12 +744,10 @@ def run(cfg: DictConfig, overrides: Sequence[str], asked: Sequence[str]) -> list
         text = _markdown(audit, bench, overrides)
         print(text)
         if not stand_in:
-            results = Path(cfg.results)
-            results.mkdir(parents=True, exist_ok=True)
-            stem = f"audit_{name}_{bench.dataset.name}"
-            audit.rows.to_csv(results / f"{stem}.csv", index=False, lineterminator="\n")
-            (results / f"{stem}.md").write_text(text, encoding="utf-8")
-            print(f"-> {results / stem}.{{csv,md}}\n")
+            results, stem = ResultFolder(Path(cfg.results), cfg.overwrite), f"audit_{name}_{bench.dataset.name}"
+            rows = audit.rows.to_csv(index=False, lineterminator="\n")
+            if results.write({f"{stem}.csv": rows, f"{stem}.md": text}):
+                print(f"-> {results.path / stem}.{{csv,md}}\n")
         done.append(audit)
     return done
 

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sise.benchmark import statistics
+from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.tables import (
     COSTS,
     LABELS,
@@ -27,7 +28,6 @@ from sise.benchmark.tables import (
     pair_values,
     runs_of,
     signed,
-    write_files,
 )
 
 __all__ = ["compare", "order", "write"]
@@ -151,16 +151,14 @@ def order(table: Table) -> pd.DataFrame:
 # writing ----------------------------------------------------------------------------------------------------------
 
 
-def write(
-    table: Table, definition: Mapping[str, Any], runs: Sequence[Run], results: Path, say: Callable[[str], Any] = print
-) -> list[Path]:
-    """A writer for :func:`sise.benchmark.tables.tabulate`. What a former table had beside it and this has not, goes."""
+def write(table: Table, definition: Mapping[str, Any], runs: Sequence[Run], results: ResultFolder) -> list[Path]:
+    """A writer for :func:`sise.benchmark.tables.tabulate`."""
     reference = definition.get("reference") or REFERENCE
     compared = compare(table, runs, reference)
     if definition.get("layout") == "differences":
         text, stem = differences_to_markdown(table, compared, runs, reference), table.name
         files = {f"{stem}.csv": _csv(compared), f"{stem}.md": text}
-        say(text)
+        results.say(text)
     else:
         compared = compared[~compared["metric"].isin(COSTS)]
         agreement = order(table).dropna(subset="tau")
@@ -172,11 +170,11 @@ def write(
             files = {f"{stem}.csv": _csv(compared), f"{stem}.md": text}
         if len(agreement):
             files[f"{table.name}_order.csv"] = _csv(agreement)
-        for name in {f"{table.name}{end}" for end in COMPANIONS} - files.keys():
-            (results / name).unlink(missing_ok=True)
-    written = write_files({results / name: text for name, text in files.items()}, say)
+        for name in sorted({f"{table.name}{end}" for end in COMPANIONS} - files.keys()):
+            results.remove(name)
+    written = results.write(files)
     if written:
-        say(f"-> {', '.join(map(str, written))}\n")
+        results.say(f"-> {', '.join(map(str, written))}\n")
     return written
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from sise.benchmark import cli, runner, sanity_figures
+from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.runner import Cell
 from sise.benchmark.sheets import Rows, Sheet, dimmed, outline, overlay, provenance
 from sise.benchmark.subjects import Shared, choose_pairs, footer, seen, short, status
@@ -78,19 +79,18 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     kind = choose("figure", cfg.figure, FIGURES)
     first = cells[0]
     pairs = choose_pairs(first, cfg.count, cfg.seed, images=cfg.images, classes=cfg.classes)
-    note = provenance(status(cells), runner.choose_device(cfg.device))
+    note = provenance(status(cells), runner.choose_device(cfg.device), len(pairs))
     protocol = "" if first.cfg.protocol.name == "paper" else f"_{first.cfg.protocol.name}"
-    files = []
+    results, files = ResultFolder(Path(cfg.results), cfg.overwrite), []
+    texts: dict[str, str] = {}
     for name, made in draws[kind](cfg, cells, pairs).items():
         stem, _, suffix = name.partition(".")
         name = f"{stem}_{first.dataset.name}_{first.cfg.model.name}{protocol}.{suffix}"
-        if isinstance(made, Sheet):
-            files.append(made.save(Path(cfg.results) / "figures" / name, cfg.kilobytes, note))
-        else:
-            Path(cfg.results).mkdir(parents=True, exist_ok=True)
-            files.append(Path(cfg.results) / name)
-            files[-1].write_text(made, encoding="utf-8")
-    return files
+        if not isinstance(made, Sheet):
+            texts[name] = made
+        elif results.may_draw(f"figures/{name}", len(pairs)):
+            files.append(made.save(results.path / "figures" / name, cfg.kilobytes, note))
+    return [*(results.write(texts) if texts else ()), *files]
 
 
 # ---------------------------------------------------------------------- panel

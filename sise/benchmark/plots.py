@@ -15,6 +15,7 @@ matplotlib.use("Agg")  # files only; no display is needed
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.sheets import provenance
 from sise.benchmark.tables import COSTS, LABELS, LOWER_IS_BETTER, Table, build, find_runs, read_published
 from sise.types import SuiteError
@@ -87,6 +88,7 @@ def plot(
     dataset: str | None = None,
     draw: Callable[[Table], Figure] = threshold_ablation,
     stem: str = "sise_fig12",
+    overwrite: bool = False,
 ) -> list[Path]:
     """Draws a table's plot for every dataset that has records of it.
 
@@ -97,6 +99,7 @@ def plot(
         dataset: Only this one; None for each.
         draw: Makes the figure of the table.
         stem: First part of the file's name.
+        overwrite: Replace pictures of more pairs.
 
     Returns:
         The files written.
@@ -113,13 +116,14 @@ def plot(
             f"no records of {definition['name']} below {outputs}; run scripts/evaluate.py "
             f"experiment={definition['name']}" + (f" dataset={dataset}" if dataset else "")
         )
-    folder = Path(results) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    folder, files = ResultFolder(Path(results), overwrite), []
     for name in datasets:
         table = build(definition, name, runs, read_published(published))
-        files.append(folder / f"{stem}_{name}.png")
+        picture, pairs = f"figures/{stem}_{name}.png", int(table.cells["n"].max())
+        if not folder.may_draw(picture, pairs):
+            continue
+        files.append(folder.path / picture)
         states = set(table.cells["status"])
         worth = next((state for state in ("other data", "partial") if state in states), "shown")
-        draw(table).savefig(files[-1], dpi=130, metadata={"Comment": provenance(worth)})
+        draw(table).savefig(files[-1], dpi=130, metadata={"Comment": provenance(worth, made_of=pairs)})
     return files

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from sise.benchmark import runner
+from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.sheets import command, provenance
 from sise.benchmark.statistics import clustered_standard_error, per_image
 from sise.benchmark.subjects import readable
@@ -255,15 +256,18 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
     official = getattr(model, "official", False)
     table = summarise(found, read_published(published), **names, official=official)
     suffix = dataset.name if cfg.model.name == "resnet50" else f"{dataset.name}_{cfg.model.name}"
-    results = Path(cfg.results)
-    (results / "figures").mkdir(parents=True, exist_ok=True)
-    files = [results / f"ada_sise_table2_{suffix}.{ending}" for ending in ("csv", "md")]
-    files[0].write_text(table.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    files[1].write_text(to_markdown(table) + f"- Made by `{command()}`.\n", encoding="utf-8")
-    if scores.size:
-        files.append(results / "figures" / f"ada_sise_fig1_{suffix}.png")
+    results, stem = ResultFolder(Path(cfg.results), cfg.overwrite), f"ada_sise_table2_{suffix}"
+    files = results.write({
+        f"{stem}.csv": table.to_csv(index=False, lineterminator="\n"),
+        f"{stem}.md": to_markdown(table) + f"- Made by `{command()}`.\n",
+    })  # fmt: skip
+    picture = f"figures/ada_sise_fig1_{suffix}.png"
+    if scores.size and results.may_draw(picture, len(scores)):
+        files.append(results.path / picture)
         note = provenance(
-            "shown" if official and dataset.name == "voc2007" else "other data", runner.choose_device(cfg.device)
+            "shown" if official and dataset.name == "voc2007" else "other data",
+            runner.choose_device(cfg.device),
+            len(scores),
         )
         histogram(scores, found, **names).savefig(files[-1], dpi=130, metadata={"Comment": note})
     print(to_markdown(table))

@@ -207,14 +207,15 @@ class Rows(Sheet):
 # ---------------------------------------------------------------------- what made a file
 
 
-def provenance(status: str, device: Any = None) -> str:
+def provenance(status: str, device: Any = None, made_of: int = 0) -> str:
     """What made a file, as JSON: ``command``, ``time``, ``commit``, ``device``, versions, and the file's ``status``.
 
     Args:
         status: "other data", "partial" or "shown", see :func:`sise.benchmark.subjects.status`.
         device: As for :func:`sise.benchmark.records.environment`.
+        made_of: How many images or pairs it shows, see :class:`sise.benchmark.result_files.ResultFolder`.
     """
-    return json.dumps(environment(device) | {"command": command(), "status": status})
+    return json.dumps(environment(device) | {"command": command(), "status": status, "made_of": made_of})
 
 
 def command() -> str:

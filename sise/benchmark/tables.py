@@ -12,7 +12,6 @@ failed pairs, missing values and values that were set by definition are counted,
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections import Counter
@@ -28,6 +27,7 @@ from metrics import arithmetic
 from sise.benchmark.code_version import doubts, other_code
 from sise.benchmark.departures import Budget, Departure, departures, upgraded
 from sise.benchmark.records import RunFolder, without_folders
+from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.statistics import AVERAGES, averaged
 from sise.types import REMARKS, Remark, SuiteError, choose
 
@@ -846,8 +846,8 @@ def tex(text: str) -> str:
 
 # the command ------------------------------------------------------------------------------------------------------
 
-Writer = Callable[[Table, Mapping[str, Any], Sequence[Run], Path, Callable[[str], Any]], list[Path]]
-"""``(table, its definition, all runs, results folder, say) -> files written``."""
+Writer = Callable[[Table, Mapping[str, Any], Sequence[Run], ResultFolder], list[Path]]
+"""``(table, its definition, all runs, results folder) -> files written``."""
 
 
 def tabulate(
@@ -862,12 +862,13 @@ def tabulate(
     shipped: Shipped = lambda definition, model: {},
     spreads: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     writers: Sequence[Writer] = (),
+    overwrite: bool = False,
     say: Any = print,
 ) -> list[Path]:
     """Makes every table that has records, or ``table`` only, and writes and prints it.
 
-    A dataset and model that no other definition covers go into ``default``. A table that takes the place of one of more
-    pairs says so.
+    A dataset and model that no other definition covers go into ``default``. A table does not take the place of one of
+    more pairs, unless ``overwrite`` says so.
 
     Args:
         definitions: By name, from ``configs/table/``.
@@ -879,6 +880,7 @@ def tabulate(
         controls: Names of the explainers that are controls.
         shipped, spreads: See :func:`build`.
         writers: Write further files about each table; a definition with a ``layout`` of its own is theirs alone.
+        overwrite: Replace tables of more pairs, and delete what a former table had beside it.
         say: Takes the readable table.
 
     Returns:
@@ -895,8 +897,7 @@ def tabulate(
         wanted = " ".join(filter(None, [table and f"table={table}", dataset and f"dataset={dataset}"])) or "any table"
         raise SuiteError(f"no records for {wanted} below {outputs} (found: {have}); make some with scripts/evaluate.py")
     numbers = read_published(published)
-    Path(results).mkdir(parents=True, exist_ok=True)
-    files = []
+    folder, files = ResultFolder(Path(results), overwrite, say), []
     for definition, where in plan:
         others = [d for d in definitions.values() if d["name"] != definition["name"]]
         elsewhere = {(c["explainer"], c["variant"]) for d in others for c in d.get("columns") or ()}
@@ -906,31 +907,13 @@ def tabulate(
         if not definition.get("layout"):
             say(to_text(made))
             texts = {"csv": to_csv(made), "md": to_markdown(made), "tex": to_latex(made)}
-            files += write_files({Path(results) / f"{made.name}.{suffix}": text for suffix, text in texts.items()}, say)
-            say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
+            written = folder.write({f"{made.name}.{suffix}": text for suffix, text in texts.items()})
+            files += written
+            if written:
+                say(f"-> {Path(results) / made.name}.{{csv,md,tex}}\n")
         for writer in writers if made.average == "pair" else ():  # their tests are of means over pairs
-            files += writer(made, definition, runs, Path(results), say)
+            files += writer(made, definition, runs, folder)
     return files
-
-
-def write_files(texts: Mapping[Path, str], say: Callable[[str], Any]) -> list[Path]:
-    """Writes files, a CSV among them, and says so where that takes the place of one of more pairs."""
-    for file, text in texts.items():
-        if file.suffix == ".csv" and file.exists():
-            before, now = _most_pairs(file.read_text(encoding="utf-8")), _most_pairs(text)
-            if before > now:
-                say(f"{file.name} replaces a table of {before} pairs by one of {now}")
-        file.write_text(text, encoding="utf-8")
-    return list(texts)
-
-
-def _most_pairs(csv: str) -> int:
-    """Of any cell; 0 for a file that does not tell."""
-    try:
-        frame = pd.read_csv(io.StringIO(csv))
-        return int(frame["n" if "n" in frame else "pairs"].max())
-    except (KeyError, ValueError):  # pandas' own, and that of int(NaN)
-        return 0
 
 
 def _key(run: Run) -> tuple[str, str]:
