@@ -208,12 +208,25 @@ class RuledGraph:
         found = None
         if begin.requires_grad:
             with allow_tf32(False):
-                (found,) = torch.autograd.grad(begin, end, seed[None].to(begin), retain_graph=True, allow_unused=True)
+                found = _propagated(begin, end, seed[None].to(begin))
         self._probe.count(backward=1)
         if found is None:
             raise SuiteError(f"no relevance of the scores reaches {place}: the network makes its scores without it.")
         check_gradient(found, place)
         return found[0]
+
+
+def _propagated(begin: Tensor, end: Tensor, seed: Tensor) -> Tensor | None:
+    """What arrives at ``end`` of the relevance ``seed`` of ``begin``; None if no way leads there."""
+    try:
+        return torch.autograd.grad(begin, end, seed, retain_graph=True, allow_unused=True)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # most often a checkpoint, whose second run is not inside of the rules
+        raise SuiteError(
+            f"relevance cannot be passed back through the network ({error}). If it uses torch.utils.checkpoint, which "
+            "runs parts of it again in the backward pass, turn that off."
+        ) from error
 
 
 def one_hot(scores: Tensor, target: int, value: float | Tensor = 1.0) -> Tensor:

@@ -51,6 +51,16 @@ def toy_cells(experiment, tmp_path):
     return made
 
 
+def test_a_network_of_ones_own_composes_and_departs_from_nothing_by_its_name():
+    words = ["dataset=shapes", "explainer=sise", "model=module", "model.target=mynet.net"]
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        (cell,) = cli.compose_cells(compose("evaluate", words), words)
+        words.append("protocol.fill=black")
+        (changed,) = cli.compose_cells(compose("evaluate", words), words)
+    assert cell.model.name == "mynet.net" and not cell.departures
+    assert [found.key for found in changed.departures] == ["protocol.fill"]
+
+
 # configs ------------------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,12 @@ import sise
 from baselines.extremal_perturbation import extremal_perturbation
 from baselines.full_grad import full_grad
 from baselines.grad_cam import grad_cam
+from baselines.guided_backprop import guided_backprop
 from baselines.integrated_gradients import integrated_gradients
+from baselines.lrp import lrp
+from baselines.rap import rap
 from baselines.rise import rise
+from baselines.rsp import rsp
 from baselines.score_cam import score_cam
 from sise.benchmark.sanity import randomised, untrained
 from sise.layers import find_layers
@@ -279,6 +283,13 @@ def test_full_grad_of_a_network_that_runs_parts_again_in_the_backward_pass():
     assert same(sise.explain(Around(checkpointed), IMAGE, 2, explainer=full_grad), expected)
     with pytest.raises(SuiteError, match="no gradient that torch can compute: When use_reentrant=True"):
         sise.explain(Around(partial(checkpointed, reentrant=True)), IMAGE, 2, explainer=full_grad)
+
+
+@pytest.mark.parametrize("explainer", [guided_backprop, lrp, rap, rsp])
+def test_backward_rules_do_not_reach_what_runs_again_in_the_backward_pass(explainer):
+    for reentrant in (False, True):
+        with pytest.raises(SuiteError, match=r"torch\.utils\.checkpoint|where gradients are off"):
+            sise.explain(Around(partial(checkpointed, reentrant=reentrant)), IMAGE, 2, explainer=explainer)
 
 
 def made_in_inference_mode():

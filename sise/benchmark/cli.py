@@ -39,7 +39,7 @@ from sise.benchmark.command_line import (
     parsed,
     settings_of,
 )
-from sise.benchmark.departures import departures, identity_config
+from sise.benchmark.departures import departures, flat, identity_config
 from sise.benchmark.names import A_NAME, is_name
 from sise.benchmark.terminal import message, prepare_streams
 from sise.types import SuiteError, choose
@@ -132,6 +132,9 @@ def _with_departures(cfg: DictConfig, config_name: str, overrides: Sequence[str]
     if all(o in presets or o.split("=", 1)[0] in NO_DEPARTURE for o in overrides):
         return cfg
     shipped = compose(config_name, presets)
+    for key, value in flat(OmegaConf.to_container(shipped)).items():
+        if value == "???":  # nothing is shipped there, so whatever it is set to departs from nothing
+            OmegaConf.update(shipped, key, OmegaConf.select(cfg, key))
     found = departures(identity_config(cfg), identity_config(shipped), ignored=SEEDS)
     with open_dict(cfg):
         cfg.departures = [asdict(departure) for departure in found]
