@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sise.benchmark import comparisons, plots, tables
+from sise.benchmark import comparisons, plots, statistics, tables
 from sise.benchmark.records import RunFolder
 from sise.benchmark.tables import build, find_runs, tabulate
 from sise.types import SuiteError
@@ -19,9 +19,15 @@ DEFINITIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "co
 IMAGES = 12
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Tests by hand need few images."""
+    monkeypatch.setattr(statistics, "FEWEST_IMAGES", 10)
+
+
 def make_run(outputs, explainer, values, *, metric="EBPG", variant="paper", seed=None, undefined=(), model="vgg16",
-             dataset="voc2007", **facts):  # fmt: skip
-    """``values``: one per image, or one list per image."""
+             dataset="voc2007", more=None, **facts):  # fmt: skip
+    """``values``: one per image, or one list per image; ``more`` adds to an image's records."""
     name = variant + (f"-seed{seed}" if seed is not None else "")
     identity = {"dataset": dataset, "model": model, "explainer": explainer, "variant": variant, "protocol": "paper",
                 "seed": seed, "label": explainer.upper(), "config": {}, "weights_hash": "abc",
@@ -32,6 +38,7 @@ def make_run(outputs, explainer, values, *, metric="EBPG", variant="paper", seed
         folder.append(
             {"image_id": f"{i:02d}", "target": t, "class": "a", "status": "ok", **rest, metric: v, "seconds": 1.0,
              "mask_fraction": 0.3, "undefined": [metric] if (i, t) in undefined else []}
+            | (more(i) if more else {})
             for i, of_image in enumerate(values)
             for t, v in enumerate(of_image if isinstance(of_image, list) else [of_image])
         )  # fmt: skip
@@ -61,7 +68,7 @@ def test_a_certain_effect_by_hand(tmp_path):
     row = found.loc["EBPG", "RISE"]  # seeds are averaged first: 80 - 50; the second class has no partner
     assert (row["difference"], row["pairs"], row["unpaired"]) == (pytest.approx(30), 12, 12)
     assert row["verdict"] == "better"
-    assert found.loc["mIoU", "RISE"]["verdict"] == "same" and found.loc["mIoU", "RISE"]["bootstrap p"] == 1
+    assert found.loc["mIoU", "RISE"]["verdict"] == "not distinguished" and found.loc["mIoU", "RISE"]["bootstrap p"] == 1
     assert "SISE" not in set(found["method"]) and len(found) == 2 * 5
 
 
@@ -95,8 +102,9 @@ def test_only_failures(tmp_path):
     make_run(tmp_path, "sise", [])
     make_run(tmp_path, "grad_cam", [])
     table, found = compared(tmp_path, "default", metrics=[], models=None)
-    assert found.empty and comparisons.order(table).empty
-    assert list(comparisons.order(table).dropna(subset="tau").columns)[:3] == ["dataset", "model", "metric"]
+    assert found.empty and comparisons.order(table, find_runs(tmp_path)).empty
+    empty = comparisons.order(table, find_runs(tmp_path)).dropna(subset="tau")
+    assert list(empty.columns)[:3] == ["dataset", "model", "metric"]
 
 
 def test_undefined_pairs_are_counted_once(tmp_path):
@@ -117,7 +125,7 @@ def test_few_images_are_undefined(tmp_path):
     assert row["difference"] == pytest.approx(-10) and math.isnan(row["low"]) and row["verdict"] == "undefined"
     written(tmp_path)
     text = (tmp_path / "r/sise_table1_statistics.md").read_text()
-    assert "5 comparisons without interval and mark: fewer than 10 images" in text and "| -10.00 |" in text
+    assert "5 comparisons without interval and mark: fewer than 10 independent images" in text and "| -10.00 |" in text
 
 
 def test_no_common_pair_and_no_reference(tmp_path):
@@ -138,9 +146,41 @@ def test_order_of_methods(tmp_path):
     make_run(tmp_path, "sise", [0.9] * IMAGES, variant="authors")  # the published SISE counts once
     make_run(tmp_path, "ada_sise", [0.9] * IMAGES)  # not in that paper
     table, _ = compared(tmp_path)
-    found = comparisons.order(table).set_index("metric")
+    found = comparisons.order(table, find_runs(tmp_path)).set_index("metric")
     assert (found.loc["EBPG", "tau"], found.loc["EBPG", "n"]) == (pytest.approx(4 / 6), 4)
     assert math.isnan(found.loc["mIoU", "tau"])  # all tied
+
+
+def test_a_method_on_less_than_its_budget_takes_no_part_in_the_order(tmp_path):
+    for explainer, value in {"grad_cam": 0.3, "grad_cam_pp": 0.2, "sise": 0.25}.items():
+        make_run(tmp_path, explainer, [value] * IMAGES)
+    make_run(tmp_path, "rise", [0.1] * IMAGES, seed=0,
+             budget={"setting": "n_masks", "unit": "masks", "value": 9, "paper": 4000})  # fmt: skip
+    found = comparisons.order(compared(tmp_path)[0], find_runs(tmp_path)).set_index("metric")
+    assert (found.loc["EBPG", "tau"], found.loc["EBPG", "n"]) == (pytest.approx(1 / 3), 3)
+
+
+def test_tiles_of_a_slide_are_one_sample(tmp_path):
+    for explainer, value in {"sise": 0.5, "grad_cam": 0.4}.items():
+        make_run(tmp_path, explainer, [value] * IMAGES, more=lambda i: {"cluster": f"slide {i % 3}"})
+    table, found = compared(tmp_path)
+    row = found.loc["EBPG", "Grad-CAM"]
+    assert (row["images"], row["clusters"], row["pairs"], row["images lower"]) == (12, 3, 12, 3)
+    assert row["verdict"] == "undefined"  # three samples say nothing
+    assert any("3 clusters, not of 12 images" in note.text for note in table.notes)
+
+
+def test_a_yardstick_is_neither_better_nor_worse(tmp_path):
+    make_run(tmp_path, "sise", [0.5] * IMAGES)
+    make_run(tmp_path, "sise", [0.9] * IMAGES, variant="E3-masks")
+    make_run(tmp_path, "sise", [0.9] * IMAGES, variant="M7-logit")
+    _, found = compared(tmp_path, "sensitivity")
+    ours = found.loc["EBPG"].set_index("variant")
+    assert ours["verdict"].to_dict() == {"E3-masks": "another measure", "M7-logit": "better"}
+    assert ours.loc["M7-logit", "bootstrap p (Holm)"] == 2 / 10_001  # corrected for itself alone
+    written(tmp_path, table="sensitivity")
+    text = (tmp_path / "r/sensitivity_voc2007.md").read_text()
+    assert "90.00 (+40.00 ± 0.00) |" in text and "90.00 (+40.00 ± 0.00) ▲ |" in text and "yardsticks" in text
 
 
 def test_two_methods_are_no_order(tmp_path):

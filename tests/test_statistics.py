@@ -60,19 +60,32 @@ def test_pairs_of_one_image_count_as_one():
     assert copied == pytest.approx(once)  # five copies of a pair add nothing
 
 
+def test_images_of_a_cluster_count_as_one():
+    values = differences([1.0], [1.0], [0.0], [0.0])
+    assert clustered_standard_error(*statistics.per_image(values)) == pytest.approx(math.sqrt(1 / 12))
+    images = list(dict.fromkeys(values.index.get_level_values(0)))
+    clusters = dict(zip(images, "aabb", strict=True))
+    sums, counts = statistics.per_image(values, clusters)
+    assert (sums.tolist(), counts.tolist()) == ([2.0, 0.0], [2.0, 2.0])
+    assert clustered_standard_error(sums, counts) == pytest.approx(0.5)
+    assert statistics.averaged(values, "pair", clusters) == (0.5, pytest.approx(0.5))
+    assert statistics.averaged(values, "image", clusters) == (0.5, pytest.approx(0.5))
+    assert statistics.per_image(values, {images[3]: "c"})[1].tolist() == [1, 1, 1, 1]
+
+
 # bootstrap ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_certain_effect():
-    (found,) = paired_bootstrap([summed(*([1.5, 2.5] for _ in range(20)))])
+    (found,) = paired_bootstrap([summed(*([1.5, 2.5] for _ in range(30)))])
     assert (found["difference"], found["low"], found["high"]) == (2.0, 2.0, 2.0)
     assert found["p"] == 2 / 10_001  # the least there is
-    (found,) = paired_bootstrap([summed(*([-2.0] for _ in range(20)))])
+    (found,) = paired_bootstrap([summed(*([-2.0] for _ in range(30)))])
     assert (found["high"], found["p"]) == (-2.0, 2 / 10_001)
 
 
 def test_no_effect():
-    (found,) = paired_bootstrap([summed(*([0.0, 0.0] for _ in range(20)))])
+    (found,) = paired_bootstrap([summed(*([0.0, 0.0] for _ in range(30)))])
     assert found == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     balanced = [[1.0], [-1.0]] * 50
     (found,) = paired_bootstrap([summed(*balanced)])
@@ -113,7 +126,7 @@ def test_images_are_resampled_not_pairs():
 
 def test_bootstrap_is_reproducible_and_does_not_depend_on_its_company():
     generator = np.random.default_rng(5)
-    a, b, c = (summed(*generator.normal(size=(n, 1)).tolist()) for n in (30, 30, 12))
+    a, b, c = (summed(*generator.normal(size=(n, 1)).tolist()) for n in (30, 30, 26))
     together = paired_bootstrap([a, c, b])
     assert together == paired_bootstrap([a, c, b])
     for one, same in zip((a, c, b), together, strict=True):
@@ -122,9 +135,10 @@ def test_bootstrap_is_reproducible_and_does_not_depend_on_its_company():
 
 
 def test_too_few_images():
-    one, nine, none = paired_bootstrap([summed([1.0, 2.0]), summed(*[[1.0]] * 9), (np.zeros(0), np.zeros(0))])
+    one, few, none = paired_bootstrap([summed([1.0, 2.0]), summed(*[[1.0]] * 24), (np.zeros(0), np.zeros(0))])
     assert one["difference"] == 1.5 and math.isnan(one["p"]) and math.isnan(one["low"])
-    assert nine["difference"] == 1 and math.isnan(nine["p"])
+    assert few["difference"] == 1 and math.isnan(few["p"])
+    assert paired_bootstrap([summed(*[[1.0]] * 25)])[0]["p"] == 2 / 10_001
     assert all(math.isnan(v) for v in none.values())
 
 

@@ -348,8 +348,8 @@ def test_costs_of_a_reduced_budget_take_no_place(tmp_path):
         make_run(tmp_path, explainer, records, **facts.get(explainer, {}))
     make_run(tmp_path, "sise", [ok(i, seconds=1.0) for i in "12"], variant="authors", protocol="authors")
     table = make_table(tmp_path, "ada_sise_table1")
-    assert places(table, "seconds") == {"SISE (authors)": "best", "Ada-SISE (text)": "second"}
-    assert places(table) == {"Extremal Perturbation": "best", "SISE (authors)": "best", "Ada-SISE (text)": "second"}
+    assert places(table, "seconds") == {"Ada-SISE (text)": "best", "SISE": "second"}  # one SISE, one Ada-SISE
+    assert places(table) == {"Extremal Perturbation": "best", "Ada-SISE (text)": "second"}
 
 
 # columns, foot and checks -------------------------------------------------------------------------------------------
@@ -569,6 +569,26 @@ def test_tabulate_makes_what_there_is_and_the_rest_by_default(tmp_path):
     again = {f.name: f.read_bytes() for f in files}
     tabulate(DEFINITIONS, results=tmp_path / "r", **where)
     assert again == {f.name: f.read_bytes() for f in files}
+
+
+def test_variants_of_sise_take_no_places_from_rivals(tmp_path):
+    make_run(tmp_path, "grad_cam", [ok("1", EBPG=0.3), ok("2", EBPG=0.3)])
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.2), ok("2", EBPG=0.2)])
+    make_run(tmp_path, "sise", [ok("1", EBPG=0.9), ok("2", EBPG=0.9)], variant="authors", protocol="authors")
+    make_run(tmp_path, "ada_sise", [ok("1", EBPG=0.8), ok("2", EBPG=0.8)])
+    assert places(make_table(tmp_path), "EBPG") == {"Grad-CAM": "best", "SISE": "second"}
+
+
+def test_the_foot_tells_the_ceiling_and_how_many_pixels_were_kept(tmp_path):
+    config = {"metrics": {"keep_fraction": 0.15, "top_fraction": 0.2}}
+    few = [ok("1", kept_fraction=0.0, mask_fraction=0.1), ok("2", kept_fraction=0.1, mask_fraction=0.4)]
+    make_run(tmp_path, "sise", few, config=config)
+    make_run(tmp_path, "grad_cam", [r | {"kept_fraction": 0.15} for r in few], config=config)
+    notes = [note.text for note in make_table(tmp_path).notes]
+    assert "VGG16: no map can have a larger mIoU than 50.00 on these masks." in notes
+    kept = [text for text in notes if "of the pixels instead" in text]
+    assert len(kept) == 1 and kept[0].startswith("VGG16, SISE: Drop% and Increase% keep 5.0 % of the pixels instead")
+    assert "in 1 of 2 maps none: their values are a blank image's" in kept[0]
 
 
 def test_a_table_does_not_take_the_place_of_one_of_more_pairs(tmp_path):

@@ -24,6 +24,7 @@ from sise.benchmark.tables import (
     Run,
     Table,
     budgets_of,
+    clusters_of,
     number,
     pair_values,
     runs_of,
@@ -35,10 +36,10 @@ __all__ = ["compare", "order", "write"]
 REFERENCE = {"explainer": "sise", "variant": "paper"}
 LEVEL = 0.05
 COMPANIONS = ("_statistics.csv", "_statistics.md", "_order.csv")
-COLUMNS = ("dataset", "model", "metric", "method", "explainer", "variant", "against", "images", "pairs", "unpaired",
-           "undefined", "mean", "reference mean", "difference", "standard error", "low", "high", "bootstrap p",
-           "bootstrap p (Holm)", "images higher", "images lower", "images tied", "sign p", "sign p (Holm)",
-           "verdict")  # fmt: skip
+COLUMNS = ("dataset", "model", "metric", "method", "explainer", "variant", "against", "images", "clusters", "pairs",
+           "unpaired", "undefined", "mean", "reference mean", "difference", "standard error", "low", "high",
+           "bootstrap p", "bootstrap p (Holm)", "images higher", "images lower", "images tied", "sign p",
+           "sign p (Holm)", "verdict")  # fmt: skip
 
 
 # numbers ----------------------------------------------------------------------------------------------------------
@@ -59,8 +60,9 @@ def compare(table: Table, runs: Sequence[Run], reference: Mapping[str, str] = RE
         ``standard error`` and 95 % bootstrap interval; ``unpaired`` counts the pairs that one of the two lacks,
         ``undefined`` those where the value of either is set by definition. "Holm" corrects over the columns of one
         (table, model, metric). ``verdict``: ``better`` or ``worse`` if both corrected tests say so at 5 %, with a
-        question mark if only the bootstrap does (the mean moves, but most images do not move with it), else ``same``;
-        ``undefined`` if there are too few images for a bootstrap.
+        question mark if only the bootstrap does (the mean moves, but most images do not move with it), else ``not
+        distinguished``; ``undefined`` if there are too few images for a bootstrap; ``another measure`` for a
+        yardstick, which is not tested. Images of one cluster count as one.
     """
     runs = [run for run in runs if run.identity["dataset"] == table.dataset]
     rows: list[dict[str, Any]] = []
@@ -83,21 +85,25 @@ def _family(
         values, base = pair_values(mine, metric), pair_values(theirs, metric)
         common = values.index.intersection(base.index)
         differences = values[common] - base[common]
-        sums, counts = statistics.per_image(differences)
+        sums, counts = statistics.per_image(differences, clusters_of([*mine, *theirs]))
         signs = statistics.sign_test(sums)
+        if column.yardstick:
+            signs["p"] = math.nan
         by_definition = set(common) & (_undefined(mine, metric) | _undefined(theirs, metric))
         rows.append({
             "dataset": table.dataset, "model": model, "metric": metric, "method": column.label,
             "explainer": column.explainer, "variant": column.variant,
-            "against": f"{against.explainer}/{against.variant}", "images": len(sums), "pairs": len(common),
+            "against": f"{against.explainer}/{against.variant}", "clusters": len(sums), "pairs": len(common),
+            "images": common.get_level_values(0).nunique(),
             "unpaired": len(values.index.union(base.index)) - len(common), "undefined": len(by_definition),
-            "mean": values[common].mean(), "reference mean": base[common].mean(),
+            "yardstick": column.yardstick, "mean": values[common].mean(), "reference mean": base[common].mean(),
             "standard error": statistics.clustered_standard_error(sums, counts), "images higher": signs["higher"],
             "images lower": signs["lower"], "images tied": signs["tied"], "sign p": signs["p"],
         })  # fmt: skip
         summed.append((sums, counts))
     for row, found in zip(rows, statistics.paired_bootstrap(summed), strict=True):
-        row |= {"bootstrap p": found.pop("p"), **found}
+        p = found.pop("p")
+        row |= {"bootstrap p": math.nan if row["yardstick"] else p, **found}
     for name in ("bootstrap p", "sign p"):
         for row, corrected in zip(rows, statistics.holm([row[name] for row in rows]), strict=True):
             row[f"{name} (Holm)"] = corrected
@@ -120,20 +126,23 @@ def _undefined(runs: Iterable[Run], metric: str) -> set[tuple[str, int]]:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
+    if row["yardstick"]:
+        return "another measure"
     if math.isnan(row["bootstrap p"]):
         return "undefined"
     if row["bootstrap p (Holm)"] >= LEVEL:
-        return "same"
+        return "not distinguished"
     lower = row["difference"] < 0
     both = row["sign p (Holm)"] < LEVEL and (row["images lower"] > row["images higher"]) == lower
     return ("better" if lower == (row["metric"] in LOWER_IS_BETTER) else "worse") + ("" if both else "?")
 
 
-def order(table: Table) -> pd.DataFrame:
+def order(table: Table, runs: Sequence[Run]) -> pd.DataFrame:
     """Kendall's τ between the measured order of a table's methods and the published one, per model and metric.
 
-    A published method that several columns show counts with the first that was run.
+    A published method that several columns show counts with the first that was run, none with less than its budget.
     """
+    runs = [run for run in runs if run.identity["dataset"] == table.dataset]
     rows = []
     for model in table.models:
         for metric in table.metrics:
@@ -141,6 +150,8 @@ def order(table: Table) -> pd.DataFrame:
             published: dict[str, float] = {}
             for column in table.columns:
                 cell = table.cell(model, metric, column)
+                if any(budget.cheaper for budget in budgets_of(runs_of(runs, model, column), column)):
+                    continue
                 if column.method and column.method not in measured and not math.isnan(cell["mean"]):
                     measured[column.method], published[column.method] = cell["mean"], cell["published"]
             found = statistics.order_agreement(measured, published)
@@ -161,7 +172,7 @@ def write(table: Table, definition: Mapping[str, Any], runs: Sequence[Run], resu
         results.say(text)
     else:
         compared = compared[~compared["metric"].isin(COSTS)]
-        agreement = order(table).dropna(subset="tau")
+        agreement = order(table, runs).dropna(subset="tau")
         agreement = agreement[~agreement["metric"].isin(COSTS)]
         files = {}
         if len(compared) or len(agreement):
@@ -182,7 +193,8 @@ def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-MARKS = {"better": " ▲", "better?": " △", "worse": " ▼", "worse?": " ▽", "same": "", "undefined": ""}
+MARKS = {"better": " ▲", "better?": " △", "worse": " ▼", "worse?": " ▽", "not distinguished": "", "undefined": "",
+         "another measure": ""}  # fmt: skip
 
 
 def statistics_to_markdown(
@@ -219,7 +231,10 @@ def statistics_to_markdown(
         *_budgets(table),
     ]
     if len(agreement):
-        notes.append("τ: +1 = the published order of the methods, −1 = its reverse; exact p where nothing is tied.")
+        notes.append(
+            "τ: +1 = the published order of the methods, −1 = its reverse; exact p where nothing is tied; methods on "
+            "less than the paper's budget left out."
+        )
     notes.append(table.made_by)
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
 
@@ -320,8 +335,13 @@ def _counts(compared: pd.DataFrame) -> list[str]:
     few = int((compared["verdict"] == "undefined").sum())
     if few:
         notes.append(
-            f"{few} comparisons without interval and mark: fewer than {statistics.FEWEST_IMAGES} images in common."
+            f"{few} comparisons without interval and mark: fewer than {statistics.FEWEST_IMAGES} independent "
+            "images in common."
         )
+    if (compared["verdict"] == "another measure").any():
+        notes.append("Rows that change the measure itself are yardsticks: they have no marks, and are not tested.")
+    if (compared["clusters"] < compared["images"]).any():
+        notes.append(f"Images of one cluster count as one: {int(compared['clusters'].max())} clusters.")
     return notes
 
 

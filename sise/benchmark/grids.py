@@ -101,7 +101,7 @@ def compared(frame: pd.DataFrame) -> list[Grid]:
 def _compared(row: pd.Series) -> Cell:
     if not row["pairs"]:
         return Cell("–")
-    mark = "" if row["metric"] in COSTS else VERDICTS[row["verdict"]]
+    mark = "" if row["metric"] in COSTS else VERDICTS.get(row["verdict"], "")
     interval = "" if math.isnan(row["low"]) else f" [{_signed(row['low'])}, {_signed(row['high'])}]"
     return Cell(number(row["mean"], row["metric"]), mark.strip(), _signed(row["difference"]) + interval)
 

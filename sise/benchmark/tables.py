@@ -38,6 +38,8 @@ COSTS = ("seconds", "forward_passes", "backward_passes")
 LOWER_IS_BETTER = ("Drop%", *COSTS)
 NOT_METRICS = ("image_id", "target", "class", "status", "reason", "confidence", "mask_fraction", "undefined",
                "remarks", "difficult", "session", "where", "image_hash", "kept_fraction", "cluster")  # fmt: skip
+OWN = {"sise": "SISE", "ada_sise": "Ada-SISE", "ada_sise_table": "Ada-SISE"}
+"""The explainers that stand in many variants beside their rivals, and the methods they are variants of."""
 PUBLISHED_NAMES = {"seconds": "Runtime (s)"}
 LABELS = {
     "vgg16": "VGG16", "resnet50": "ResNet-50", "resnet101": "ResNet-101", "efficientnet_lite0": "EfficientNet-Lite0",
@@ -121,7 +123,8 @@ class Column:
 
     ``method`` is its name among the published numbers, ``seeds`` the number of seeds the paper averages; a
     ``control`` takes no part in the ranking. ``against``, as "explainer/variant", is what it's compared with where
-    that is not the table's reference (see :mod:`sise.benchmark.comparisons`).
+    that is not the table's reference (see :mod:`sise.benchmark.comparisons`). A ``yardstick`` changes how a map is
+    measured: it is no better or worse for that.
     """
 
     explainer: str
@@ -131,6 +134,7 @@ class Column:
     seeds: int = 1
     control: bool = False
     against: str = ""
+    yardstick: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,12 @@ def pair_values(runs: Sequence[Run], metric: str) -> pd.Series:
     return values.groupby([ok["image_id"], ok["target"]]).mean().dropna()
 
 
+def clusters_of(runs: Sequence[Run]) -> dict[str, str]:
+    """The cluster of each image that its dataset names one for."""
+    found = pd.concat([run.ok[["image_id", "cluster"]] for run in runs]).dropna()
+    return dict(zip(found["image_id"], found["cluster"], strict=True))
+
+
 def measure(runs: Sequence[Run], metric: str, average: str = "pair") -> dict[str, Any]:
     """What the runs of one column (its seeds) say about one metric: percent, but for :data:`COSTS`.
 
@@ -273,7 +283,7 @@ def measure(runs: Sequence[Run], metric: str, average: str = "pair") -> dict[str
     ok = ok.assign(value=values)
     per_pair = pair_values(runs, metric)
     per_seed = ok.groupby("seed", dropna=False)["value"].mean().dropna()
-    mean, standard_error = averaged(per_pair, average)
+    mean, standard_error = averaged(per_pair, average, clusters_of(runs))
     return {
         "mean": mean,
         "standard error": standard_error,
@@ -397,7 +407,7 @@ def build(
     cells = []
     for model in models:
         for metric in metrics:
-            row, rivals, sets = [], {}, set()
+            row, rivals, sets, taken = [], {}, set(), set()
             for column in columns:
                 group = runs_of(runs, model, column)
                 cell = measure(group, metric, average)
@@ -430,6 +440,8 @@ def build(
                 row.append(cell)
                 if cell["n"] and not column.control:
                     sets.add(frozenset(pair_values(group, metric).index))
+                    if not _first_of_its_method(column, columns, taken):
+                        continue
                     if metric not in COSTS or not any(budget.cheaper for budget in budgets):
                         rivals[column.label] = cell["mean"]
             places = rank(rivals, metric) if len(sets) == 1 else {}
@@ -446,6 +458,17 @@ def build(
     commands = _commands(definition, dataset, runs, columns)
     table = Table(name, title, dataset, models, metrics, columns, frame, (), commands, average)
     return replace(table, notes=tuple(foot(table, runs)))
+
+
+def _first_of_its_method(column: Column, columns: Sequence[Column], taken: set[str]) -> bool:
+    """Whether a column takes part in the ranking: of SISE's and Ada-SISE's variants the first alone, of those that the
+    paper has if it has any. ``taken`` keeps whose place is given away."""
+    method = column.method or OWN.get(column.explainer) or f"{column.explainer}/{column.variant}"
+    beside = column.explainer in OWN and not column.method and any(c.method and c.explainer in OWN for c in columns)
+    first = not beside and method not in taken
+    if first:
+        taken.add(method)
+    return first
 
 
 def _limits(group: Sequence[Run], budgets: Sequence[Budget], changed: Sequence[Departure]) -> str:
@@ -548,7 +571,7 @@ def foot(table: Table, runs: Sequence[Run]) -> list[Note]:
     ]
     for model in table.models:
         groups = {column: group for (m, column), group in shown.items() if m == model}
-        notes += [*_unequal_pairs(model, groups), *_arithmetic(table, model, groups)]
+        notes += [*_unequal_pairs(model, groups), *_arithmetic(table, model, groups), *_limits_of_data(model, groups)]
     return notes
 
 
@@ -560,8 +583,8 @@ def _how_to_read(table: Table) -> list[Note]:
     notes = [
         f"Cells: mean over {AVERAGES[table.average]} ± standard error (images as clusters) [published value and "
         "status]. Bold: best, underlined: second best, of the compared explainers; controls take no part, nor do "
-        "costs of a reduced budget, and a row whose columns cover different pairs has no places. Lower is better "
-        "for Drop% and costs; – is no value."
+        "further variants of SISE and Ada-SISE, nor costs of a reduced budget, and a row whose columns cover different "
+        "pairs has no places. Lower is better for Drop% and costs; – is no value."
     ]
     counts = table.cells["status"].value_counts()
     for key in [key for key in STATUS if key in counts]:
@@ -694,6 +717,39 @@ def _arithmetic(table: Table, model: str, groups: Mapping[Column, Sequence[Run]]
     good = f"{_label(model)}: no violation of the arithmetic checks (Drop% ≤ 100 − Increase%; where there are masks, "
     good += "mIoU's ceiling; where it was run, the uniform map's EBPG and Bbox; on COCO, EBPG above the uniform map's)."
     return [Note(good)] if groups else []
+
+
+FULL = 0.95
+"""Share of the asked-for pixels from which on two maps are said to keep equally many."""
+
+
+def _limits_of_data(model: str, groups: Mapping[Column, Sequence[Run]]) -> list[Note]:
+    """What bounds or skews a model's rows: mIoU's ceiling, dependent images, maps that keep fewer pixels than asked."""
+    notes = []
+    for column, group in groups.items():
+        settings = group[0].identity.get("config", {}).get("metrics", {})
+        kept = pd.concat([run.ok["kept_fraction"] for run in group]).dropna().astype(float)
+        asked = float(settings.get("keep_fraction", math.nan))
+        if len(kept) and kept.mean() < FULL * asked:
+            blank = int((kept == 0).sum())
+            none = f"; in {blank} of {len(kept)} maps none: their values are a blank image's" if blank else ""
+            notes.append(Note(f"{_label(model)}, {column.label}: Drop% and Increase% keep {100 * kept.mean():.1f} % of "
+                              f"the pixels instead of {100 * asked:.0f} %, since values of the map are equal{none}.",
+                              urgent=bool(blank)))  # fmt: skip
+    runs = [run for group in groups.values() for run in group]
+    if not runs:
+        return notes
+    pairs = pd.concat([run.ok for run in runs]).drop_duplicates(["image_id", "target"])
+    masks = pairs["mask_fraction"].dropna().astype(float)
+    fraction = runs[0].identity.get("config", {}).get("metrics", {}).get("top_fraction")
+    if "mIoU" in pairs and len(masks) and fraction is not None:
+        ceiling = arithmetic.miou_ceiling(masks.tolist(), fraction=fraction)
+        notes.append(Note(f"{_label(model)}: no map can have a larger mIoU than {ceiling:.2f} on these masks."))
+    if clusters := set(clusters_of(runs).values()):
+        notes.append(Note(f"{_label(model)}: images of one cluster (tiles of a slide) are no independent samples: "
+                          f"standard errors are of {len(clusters)} clusters, not of "
+                          f"{pairs['image_id'].nunique()} images."))  # fmt: skip
+    return notes
 
 
 def _protocol(run: Run) -> str:
