@@ -30,7 +30,7 @@ CONFIGS = str(ROOT / "configs")
      "a#b.jpg", "写真.jpg", "$HOME.jpg", "[1].jpg", "-dash.jpg", "a,b.jpg", "C:\\x\\", " lead", "{a}.jpg", "~/x.jpg"],
 )  # fmt: skip
 def test_a_path_is_the_word_as_typed(text):
-    for key in ("image", "out", "model.weights", "dataset.root", "roots.voc2007", "variant"):
+    for key in ("image", "out", "model.weights", "dataset.root", "roots.voc2007", "variant", "table", "+explainer"):
         (word,) = for_hydra([f"{key}={text}"])
         (override,) = parsed([word])
         assert override.value() == text and not override.is_sweep_override()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from baselines.grad_cam import grad_cam
 from baselines.integrated_gradients import integrated_gradients
 from baselines.rise import rise
 from metrics import keep_mask
-from sise.benchmark import explain, mnist1d
+from sise.benchmark import explain, explanation, mnist1d
 from sise.benchmark.preprocessing import Preprocessing
 from sise.layers import find_layers
 from sise.probe import Probe
@@ -251,6 +252,21 @@ def test_which_images():
     with pytest.raises(SuiteError, match=r"holds no image .*\.png"):
         explain.image_files(str(ROOT / "configs"))
     assert explain.image_files([str(ROOT / "README.md"), str(ROOT / "Makefile")])[1].name == "Makefile"
+
+
+def test_links_that_lead_nowhere_are_said(tmp_path, caplog):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "folder.jpg").mkdir()
+    assert explain.image_files(str(tmp_path)) == [tmp_path / "a.jpg"]
+    assert "2 of 3 pictures left out, links that lead nowhere (the first: b.jpg)" in caplog.text
+
+
+def test_a_name_that_is_not_utf8_is_kept(tmp_path):
+    name = os.fsdecode(b"\xff.jpg")
+    explanation.write(tmp_path, {"image": name, "maps": []})
+    assert explanation.read(tmp_path)["image"] == name
 
 
 def test_folders_of_images_never_meet():

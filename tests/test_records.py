@@ -110,6 +110,32 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(folder):
         folder.read()
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[]", "no JSON object"),
+        ('{"image_id": "2", "target": 1, "status": "ok"}', "it has no class"),
+        (json.dumps(ok(2)), "expected a text as image_id"),
+        (json.dumps(ok("2", "1")), "a whole number as target"),
+    ],
+)
+def test_a_line_of_another_kind_is_an_error_too(folder, line, why):
+    folder.append([ok("1")])
+    with (folder.path / "records.jsonl").open("a") as stream:
+        stream.write(f"{line}\n{json.dumps(ok('3'))}\n")
+    with pytest.raises(SuiteError, match=rf"line 2 of .*records.jsonl is not a record \(.*{why}"):
+        folder.read()
+
+
+@pytest.mark.parametrize("text", ["x", "{}", "[3]", ""])
+def test_a_broken_list_of_sessions_is_an_error_that_names_it(folder, text):
+    folder.append([ok("1")])
+    (folder.path / "environment.json").write_text(text)
+    for use in (folder.environments, lambda: folder.add_environment({"device": "cpu"})):
+        with pytest.raises(SuiteError, match=r"environment.json is not a list of sessions .*delete it"):
+            use()
+
+
 def test_shards_share_a_run(tmp_path):
     with RunFolder(tmp_path, IDENTITY, shard="0") as a, RunFolder(tmp_path, IDENTITY, shard="1") as b:
         a.append([ok("1")])

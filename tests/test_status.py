@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from sise.benchmark import code_version, runner, status
 from sise.benchmark.code_version import code_of
 from sise.benchmark.records import RunFolder
+from sise.benchmark.tables import find_runs
 from sise.types import SuiteError
 
 CONFIGS = str(Path(__file__).parents[1] / "configs")
@@ -136,3 +137,12 @@ def test_who_is_writing(tmp_path):
 )  # fmt: skip
 def test_durations(seconds, text):
     assert status.duration(seconds) == text
+
+
+def test_a_folder_that_does_not_say_what_its_run_is_is_named(cell, tmp_path):
+    runner.run([cell()], limit=1)
+    (file,) = tmp_path.rglob("run.json")
+    file.write_text('{"dataset": "toy"}')
+    for read, first in ((status.of_outputs, "expected_pairs"), (find_runs, "model")):
+        with pytest.raises(SuiteError, match=rf"run\.json does not say what the run is: it has no {first}"):
+            read(tmp_path)

@@ -17,9 +17,10 @@ from hydra.errors import HydraException
 from sise.types import SuiteError
 
 TEXTS = frozenset(
-    {"image", "images", "out", "outputs", "results", "published", "page", "variant", "only", "model.loader.layers"}
-)
-"""Settings that are paths or names, or lists of them ..."""
+    {"image", "images", "out", "outputs", "results", "published", "page", "variant", "only", "model.loader.layers",
+     "dataset", "engine", "experiment", "explainer", "metrics", "model", "protocol", "table"}
+)  # fmt: skip
+"""Settings that are paths, names, files of ``configs/``, or lists of them ..."""
 TEXT_NAMES = frozenset({"root", "name", "label", "weights", "classes", "target", "arch", "cam_layer", "split"})
 """... settings whose last part says so (``dataset.root``) ..."""
 TEXT_GROUPS = frozenset({"roots", "weights"})

@@ -6,16 +6,21 @@ counts for a published number only if nothing differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sise.benchmark.records import RunFolder
+from sise.types import SuiteError
+
 FORMAT = 2
 """Of run.json. Folders of format 1 had these facts as sentences and the seed inside the variant's name."""
 
 GROUPS = ("dataset", "model", "explainer", "protocol", "metrics")
+ALWAYS = ("dataset", "model", "explainer", "variant", "protocol", "label", "expected_pairs")
+"""What run.json says in every format."""
 NOT_IDENTITY = ("root", "weights", "masks")
 """Settings that are no part of what a run is: where files lie (hashes say what they are), and ``dataset.masks``, which
 says what the dataset has anyway."""
@@ -131,12 +136,24 @@ def notes_of(cfg: DictConfig) -> list[str]:
     return notes + ([str(budget)] if budget and not budget.full else [])
 
 
-def upgraded(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's identity as today's code keeps it, from one of any format.
+def identity_of(folder: RunFolder, needed: Sequence[str] = ALWAYS) -> dict[str, Any]:
+    """A run's identity as today's code keeps it, from a folder of any format.
 
     What a folder of format 1 tells in sentences stays a sentence: a departure that no setting has.
+
+    Args:
+        folder: The run.
+        needed: What run.json has to say.
+
+    Raises:
+        SuiteError: If it does not say that.
     """
-    found = dict(identity)
+    found = dict(folder.identity)
+    if missing := [key for key in needed if key not in found]:
+        raise SuiteError(
+            f"{folder.path / 'run.json'} does not say what the run is: it has no {', '.join(missing)}; delete the "
+            "folder, or start the run anew with overwrite=true"
+        )
     if found.get("format", 1) >= FORMAT:
         return found
     seed = found.get("seed")

@@ -91,7 +91,14 @@ def image_files(image: Any) -> list[Path]:
     for one in [image] if isinstance(image, str | int | float) else image:
         path = Path(str(one)).expanduser()
         if path.is_dir():
-            found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+            named = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.is_dir())
+            found = [f for f in named if f.is_file()]
+            if len(found) < len(named):
+                first = next(f for f in named if f not in found)
+                log.warning(
+                    "%s: %d of %d pictures left out, links that lead nowhere (the first: %s)",
+                    path, len(named) - len(found), len(named), first.name,
+                )  # fmt: skip
             if not found:
                 raise SuiteError(f"the folder {path} holds no image ({' '.join(SUFFIXES)}).")
             files += found

@@ -49,9 +49,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes explanation.json in one step."""
+    """Writes explanation.json in one step; of a picture's name that is not UTF-8, the odd bytes as JSON's escapes."""
     part = folder / f".{ABOUT}.{os.getpid()}"
-    part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(folder / ABOUT)
 
 

@@ -74,6 +74,7 @@ __all__ = ["DiskFull", "RunFolder", "differences", "environment", "without_folde
 
 SYNC_SECONDS = 10.0  # records a crash of the whole machine may cost; a killed process loses none
 LOCK_SECONDS = 1.0  # for how long a lock is tried: a glance at it (see RunFolder.writers) takes it for a moment
+_ALWAYS = ("image_id", "target", "class", "status")  # what every record has, also one that failed
 _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _PACKAGES = ("torch", "torchvision", "torchray", "numpy", "scikit-image", "pillow", "captum", "pandas", "hydra-core")
 
@@ -290,15 +291,14 @@ class RunFolder:
         for file in self._record_files():
             for number, line in enumerate(_whole_lines(file.read_bytes(), file).split(b"\n")[:-1], start=1):
                 try:
-                    record = json.loads(line)
-                    key = (record["image_id"], record["target"])
-                    ok = record["status"] == "ok"
-                except (ValueError, KeyError, TypeError) as error:
+                    record = _parsed_record(line)
+                except ValueError as error:
                     raise SuiteError(
-                        f"line {number} of {file} is not a record ({type(error).__name__}: {error}); delete that line, "
-                        "the next run computes its pair again"
+                        f"line {number} of {file} is not a record ({error}); delete that line, the next run computes "
+                        "its pair again"
                     ) from error
-                if ok or found.get(key, record)["status"] != "ok":
+                key = (record["image_id"], record["target"])
+                if record["status"] == "ok" or found.get(key, record)["status"] != "ok":
                     found[key] = record
         good = {image_id for (image_id, _), record in found.items() if record["status"] == "ok"}
         # a whole image's failure (target -1: its targets weren't known) gives way to any good record of it
@@ -332,7 +332,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _environments(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    """The sessions that a file lists.
+
+    Raises:
+        SuiteError: If it holds something else.
+    """
+    try:
+        sessions = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    except ValueError as error:
+        sessions = error
+    if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+        found = sessions if isinstance(sessions, ValueError) else "it holds something else"
+        raise SuiteError(
+            f"{file} is not a list of sessions ({found}); delete it: then nothing says what the records beside it were "
+            "made with, or start the run anew with overwrite=true"
+        )
+    return sessions
 
 
 # records as text ------------------------------------------------------------------------------------------------
@@ -353,9 +368,25 @@ def _dumps(value: Any, what: str) -> str:
         raise SuiteError(f"{what} cannot be written as JSON: {error}") from error
 
 
+def _parsed_record(line: bytes) -> Record:
+    """The record in a line.
+
+    Raises:
+        ValueError: If it is none, or its image, target or status is of another kind than a record's.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    if missing := [key for key in _ALWAYS if key not in record]:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    if not isinstance(record["image_id"], str) or type(record["target"]) is not int:
+        raise ValueError("expected a text as image_id and a whole number as target")
+    return record
+
+
 def _line(record: Record) -> str:
     who = f"the record of image {record.get('image_id')!r}, target {record.get('target')!r}"
-    missing = [key for key in ("image_id", "target", "class", "status") if key not in record]
+    missing = [key for key in _ALWAYS if key not in record]
     if missing:
         raise SuiteError(f"{who} misses {', '.join(missing)}")
     if not isinstance(record["image_id"], str):

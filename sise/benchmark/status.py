@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sise.benchmark.code_version import other_code
+from sise.benchmark.departures import identity_of
 from sise.benchmark.records import RunFolder, differences
 from sise.benchmark.replaced import ImageHashes
 from sise.benchmark.runner import EVERYTHING, Cell, Shard, by_problem
@@ -69,7 +70,8 @@ def of_cell(cell: Cell, limit: int | None = None, shard: Shard = EVERYTHING) -> 
 def of_folder(path: Path, outputs: Path) -> Status:
     """A run folder's status, by what it says of itself; stale only if the code has changed."""
     folder = RunFolder(path)
-    return _status(str(path.relative_to(outputs)), folder, _read(folder), folder.identity["expected_pairs"], ())
+    wanted = identity_of(folder, ["expected_pairs"])["expected_pairs"]
+    return _status(str(path.relative_to(outputs)), folder, _read(folder), wanted, ())
 
 
 def of_outputs(outputs: str | Path) -> list[Status]:

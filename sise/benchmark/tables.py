@@ -25,7 +25,7 @@ import pandas as pd
 
 from metrics import arithmetic
 from sise.benchmark.code_version import doubts, other_code
-from sise.benchmark.departures import Budget, Departure, departures, upgraded
+from sise.benchmark.departures import Budget, Departure, departures, identity_of
 from sise.benchmark.records import RunFolder, without_folders
 from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.statistics import AVERAGES, averaged
@@ -181,7 +181,7 @@ def find_runs(outputs: str | Path) -> list[Run]:
     runs: dict[tuple, Run] = {}
     for file in sorted(Path(outputs).rglob("run.json")):
         folder = RunFolder(file.parent)
-        identity, records = upgraded(folder.identity), folder.read()
+        identity, records = identity_of(folder), folder.read()
         keys = dict.fromkeys(key for record in [dict.fromkeys(NOT_METRICS), *records] for key in record)
         sessions = folder.environments()
         devices = tuple(sorted({session.get("device", "unknown") for session in sessions}))
