@@ -61,6 +61,16 @@ def test_a_network_of_ones_own_composes_and_departs_from_nothing_by_its_name():
     assert [found.key for found in changed.departures] == ["protocol.fill"]
 
 
+def test_only_where_files_lie_is_no_part_of_what_a_run_is():
+    places = ["dataset.root=/a", "model.weights=/b"]
+    mine = ["+explainer.call.weights=mean", "+explainer.call.masks=3", "+model.loader.masks=2"]
+    words = ["dataset=voc2007", "model=vgg16", "explainer=rise", *places, *mine]
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        (cell,) = cli.compose_cells(compose("evaluate", words), words)
+    assert [f"+{found.key}={found.value}" for found in cell.departures] == sorted(mine, key=lambda w: "model" not in w)
+    assert "/a" not in str(identity_config(cell)) and "/b" not in str(identity_config(cell))
+
+
 # configs ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from sise.benchmark import tables
 from sise.benchmark.records import RunFolder
-from sise.benchmark.tables import build, find_runs, margin_of, rank, status, tabulate, tex
+from sise.benchmark.tables import Column, Run, build, departures_of, find_runs, margin_of, rank, status, tabulate, tex
 from sise.types import REMARKS, SuiteError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,6 +231,17 @@ def test_a_run_has_to_be_what_its_experiment_ships(tmp_path):
     assert built(["a"])["status"] == "reproduced"
     changed = built(["b"])
     assert (changed["status"], changed["note"]) == ("partial", "departs: model.layers=['a']")
+
+
+def test_a_run_of_another_seed_has_to_be_what_its_column_ships():
+    config = {"explainer": {"call": {"seed": 7, "n_masks": 10}}}
+    run = Run(Path(), {"seed": 7, "protocol": "paper", "config": config, "departures": []}, pd.DataFrame())
+
+    def found(n_masks):
+        shipped = {("rise", "E3", 0): {"explainer": {"call": {"seed": 0, "n_masks": n_masks}}}}
+        return [str(d) for d in departures_of([run], Column("rise", "E3", "RISE"), shipped)]
+
+    assert found(10) == [] and found(20) == ["explainer.call.n_masks=10"]
 
 
 def test_records_of_other_code_reproduce_nothing(tmp_path):

@@ -39,7 +39,7 @@ from sise.benchmark.command_line import (
     parsed,
     settings_of,
 )
-from sise.benchmark.departures import departures, flat, identity_config
+from sise.benchmark.departures import SEEDS, departures, flat, identity_config
 from sise.benchmark.names import A_NAME, is_name
 from sise.benchmark.terminal import message, prepare_streams
 from sise.types import SuiteError, choose
@@ -54,8 +54,6 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GROUPS = ("dataset", "model", "explainer", "protocol", "metrics", "engine", "experiment")
 NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overwrite", "dry_run", "estimate")
 """Settings that a run's numbers do not depend on."""
-SEEDS = ("explainer.call.seed",)
-"""Settings in which the seeds of one column differ."""
 LISTS = ("audit", "captions", "classes", "controls", "explainers", "images", "models", "networks", "only", "overrides",
          "parts", "require")  # fmt: skip
 """Settings that are lists: a single value is a list of one."""

@@ -21,9 +21,12 @@ FORMAT = 2
 GROUPS = ("dataset", "model", "explainer", "protocol", "metrics")
 ALWAYS = ("dataset", "model", "explainer", "variant", "protocol", "label", "expected_pairs")
 """What run.json says in every format."""
-NOT_IDENTITY = ("root", "weights", "masks")
+NOT_IDENTITY = ("dataset.root", "dataset.loader.root", "dataset.masks", "model.root", "model.weights",
+                "model.loader.weights")  # fmt: skip
 """Settings that are no part of what a run is: where files lie (hashes say what they are), and ``dataset.masks``, which
-says what the dataset has anyway."""
+says what the dataset has anyway. Elsewhere the same words may mean anything, as an explainer's ``weights``."""
+SEEDS = ("explainer.call.seed",)
+"""Settings in which the seeds of one column differ."""
 WORDS = ("explainer.label", "protocol.description")
 """Settings that are shown and change nothing."""
 
@@ -80,16 +83,16 @@ class Budget:
 
 def identity_config(cfg: DictConfig) -> dict[str, Any]:
     """The settings a run's numbers depend on, without the places where files lie."""
-    kept = OmegaConf.to_container(cfg, resolve=True)
-    kept = {group: kept[group] for group in GROUPS}
-    kept["engine"] = {"precision": cfg.engine.precision}
+    settings = OmegaConf.to_container(cfg, resolve=True)
 
-    def without_places(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {k: without_places(v) for k, v in node.items() if k not in NOT_IDENTITY}
-        return [without_places(v) for v in node] if isinstance(node, list) else node
+    def without_places(node: Any, key: str) -> Any:
+        if not isinstance(node, dict):
+            return node
+        children = {name: (child, f"{key}.{name}") for name, child in node.items()}
+        return {name: without_places(child, k) for name, (child, k) in children.items() if k not in NOT_IDENTITY}
 
-    return without_places(kept)
+    kept = {group: without_places(settings[group], group) for group in GROUPS}
+    return kept | {"engine": {"precision": settings["engine"]["precision"]}}
 
 
 def departures(

@@ -25,7 +25,7 @@ import pandas as pd
 
 from metrics import arithmetic
 from sise.benchmark.code_version import doubts, other_code
-from sise.benchmark.departures import Budget, Departure, departures, identity_of
+from sise.benchmark.departures import SEEDS, Budget, Departure, departures, identity_of
 from sise.benchmark.records import RunFolder, without_folders
 from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.statistics import AVERAGES, averaged
@@ -524,13 +524,19 @@ def departures_of(
     Args:
         runs: Of the column, one per seed.
         column: A variant that has the name of a protocol belongs to that protocol.
-        shipped: Configurations of the experiment's cells by (explainer, variant, seed). A run that is none of them has
-            departed as it says itself.
+        shipped: Configurations of the experiment's cells by (explainer, variant, seed). A run of another seed is
+            compared with any of the column; one whose column is none of them has departed as it says itself.
     """
+    cells = {seed: cell for (*of_cell, seed), cell in shipped.items() if of_cell == [column.explainer, column.variant]}
     found: list[Departure] = []
     for run in runs:
-        cell = shipped.get((column.explainer, column.variant, run.identity.get("seed")))
-        own = run.departures if cell is None else departures(run.identity["config"], cell)
+        seed = run.identity.get("seed")
+        if seed in cells:
+            own = departures(run.identity["config"], cells[seed])
+        elif cells:
+            own = departures(run.identity["config"], next(iter(cells.values())), ignored=SEEDS)
+        else:
+            own = run.departures
         if column.variant in PROTOCOLS and run.identity["protocol"] != column.variant:
             own = [Departure("protocol", run.identity["protocol"], column.variant), *own]
         found += own
