@@ -16,6 +16,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import nn
+from toy import ToyDataset
 
 from sise.benchmark import audits, course, doctor, mnist1d, models
 from sise.benchmark.audits import (
@@ -65,6 +66,12 @@ def write_voc(root, objects, size=(120, 80)):
         Image.new("RGB", size).save(folder / "JPEGImages" / f"{image_id}.jpg")
     (folder / "ImageSets" / "Main" / "test.txt").write_text("".join(f"{i}\n" for i in objects))
     return root
+
+
+def test_audits_say_what_they_need_of_a_plain_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(audits, "instantiate", lambda loader: ToyDataset())
+    with pytest.raises(SuiteError, match=r"audits need verify_counts, .*, which ToyDataset of dataset=shapes does not"):
+        audits.run(settings(tmp_path), [], ["V7"])
 
 
 # --- preflight --------------------------------------------------------------------------------------------------------

@@ -75,7 +75,9 @@ def test_the_end_of_a_sweep_says_what_failed_and_how_to_repeat_it(tmp_path, monk
     failing = "print('bar'); print('failed: x: why'); print('again, just that: python it'); raise SystemExit(1)"
     assert job(tmp_path, 2, failing) == 1
     assert job(tmp_path, 10, "print('error: no such data'); raise SystemExit(2)") == 2
-    (tmp_path / "sweep" / "11.json").write_text(json.dumps({"overrides": ["x=1"], "exit": None}))  # cut off
+    (tmp_path / "sweep" / "11.json").write_text(
+        json.dumps({"overrides": ["x='a-0'", "out='a-0'"], "exit": None})
+    )  # cut off
     monkeypatch.setattr(sweeps, "_started", [tmp_path / "sweep"])
     capsys.readouterr()
     assert sweeps.report("python evaluate.py") == 2
@@ -86,3 +88,4 @@ def test_the_end_of_a_sweep_says_what_failed_and_how_to_repeat_it(tmp_path, monk
     assert said[2] == "  again, just that: python evaluate.py shard=1/2 'a=b c'"
     assert said[4:6] == ["  failed: x: why", "  again, just that: python it"]
     assert said[7] == "  error: no such data"
+    assert said[-1].endswith("""python evaluate.py 'x='"'"'a-0'"'"'' out=a-0""")  # a name as it is typed

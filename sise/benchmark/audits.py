@@ -36,7 +36,7 @@ from sise.benchmark.tables import read_published
 from sise.method import ADAPTIVE_RULES
 from sise.probe import Probe
 from sise.scoring import Scorer
-from sise.types import Model, SuiteError, choose
+from sise.types import Model, SuiteError, VerifiedDataset, choose
 
 __all__ = ["AUDITS", "Audit", "Bench", "accuracy_grid", "centre_pairs", "hits", "pointing_accuracy", "pointing_hit",
            "run", "top_hits"]  # fmt: skip
@@ -106,7 +106,19 @@ class Bench:
 
     @cached_property
     def dataset(self) -> Any:
-        return instantiate(self.compose().dataset.loader)
+        """The dataset.
+
+        Raises:
+            SuiteError: If it lacks what audits ask of it.
+        """
+        dataset = instantiate(self.compose().dataset.loader)
+        if not isinstance(dataset, VerifiedDataset):
+            raise SuiteError(
+                f"audits need verify_counts, verify_annotations and ground_truth_of, which {type(dataset).__name__} "
+                f"of dataset={self.cfg.dataset.name} does not have all: see VerifiedDataset in sise/types.py, or "
+                "inherit sise.benchmark.datasets.BaseDataset"
+            )
+        return dataset
 
     @property
     def ids(self) -> tuple[str, ...]:

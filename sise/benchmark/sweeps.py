@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from sise.benchmark.command_line import as_typed
 from sise.benchmark.terminal import LOG_INTERVAL
 
 SAID = ("error:", "failed:", "again,")  # what the end of a sweep repeats of a job's log
@@ -122,7 +123,8 @@ def report(command: str) -> int:
             print(f"#{file.stem} {_ending(job.get('exit'))}; log: {job.get('log')}", file=sys.stderr)
             print("".join(f"  {line}\n" for line in said), end="", file=sys.stderr)
             if not any(line.startswith("again,") for line in said):
-                print(f"  again, just that: {command} {shlex.join(job.get('overrides', []))}", file=sys.stderr)
+                words = map(as_typed, job.get("overrides", []))
+                print(f"  again, just that: {command} {shlex.join(words)}", file=sys.stderr)
     return 0 if not bad else 2 if any(job.get("exit") == 2 for job in bad) else 1
 
 
