@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from omegaconf import DictConfig
 
-from sise.benchmark import engine_benchmark, runtime_tables, sharing_benchmark
+from sise.benchmark import engine_benchmark, parity, runtime_tables, sharing_benchmark
 from sise.benchmark.timing import Meanwhile, Report, device_of, use_clock
 from sise.types import SuiteError, choose
 
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[DictConfig, torch.device], Iterator[list[Report]]]] =
     "peers": sharing_benchmark.peers,
     **dict.fromkeys(runtime_tables.TABLES, runtime_tables.run_times),
     "phases": runtime_tables.phases,
+    "parity": parity.parity,
 }
 
 
@@ -50,7 +51,8 @@ def run(cfg: DictConfig) -> list[Report]:
             for report in found:
                 if cfg.clock == "processor":
                     report.notes = [*report.notes, PROCESSOR_TIME]
-                report.notes = [*report.notes, *meanwhile.notes()]
+                if report.timed:
+                    report.notes = [*report.notes, *meanwhile.notes()]
                 report.write(cfg.results, cfg.outputs, device)
         for report in found:
             print(f"\n{report.to_text()}", flush=True)

@@ -1,4 +1,4 @@
-"""Figures of images and maps: panels, masks, the fusion cascade; the sanity checks' are in sanity_figures.py.
+"""Figures of images and maps: panels, masks, the fusion cascade; sanity checks and gallery have files of their own.
 
 See configs/figures.yaml.
 """
@@ -15,7 +15,7 @@ from hydra import compose
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sise.benchmark import cli, runner, sanity_figures
+from sise.benchmark import cli, gallery, runner, sanity_figures
 from sise.benchmark.result_files import ResultFolder
 from sise.benchmark.runner import Cell
 from sise.benchmark.sheets import Rows, Sheet, dimmed, outline, overlay, provenance
@@ -27,7 +27,7 @@ from sise.method import live, select
 from sise.probe import EPSILON, Probe
 from sise.types import SuiteError, choose
 
-FIGURES = ("panel", "masks", "cascade", "sanity")
+FIGURES = ("panel", "masks", "cascade", "sanity", "gallery")
 Made = dict[str, Sheet | str]
 """What a figure writes, by file name; the dataset, network and protocol are added to the name."""
 
@@ -43,7 +43,8 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
     Raises:
         SuiteError: If the figure or a setting is unknown, or data or weights are missing.
     """
-    choose("figure", cfg.figure, FIGURES)
+    if choose("figure", cfg.figure, FIGURES) == "gallery":
+        return gallery.compose_cells(cfg, overrides, config_name)
     names = {
         "panel": lambda: cfg.explainers,
         "masks": lambda: ["sise", "rise"],
@@ -75,6 +76,8 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     Raises:
         SuiteError: If an image or class is unknown.
     """
+    if cfg.figure == "gallery":
+        return gallery.draw(cfg, cells)
     draws = {"panel": panel, "masks": masks, "cascade": cascades, "sanity": sanity_figures.sanity_check}
     kind = choose("figure", cfg.figure, FIGURES)
     first = cells[0]

@@ -64,6 +64,7 @@ class Report:
         table: The rows; column names are headings, numbers are written with three significant digits.
         notes: What a reader must know, one line each.
         samples: What was measured, as it was measured.
+        timed: Whether it has times in it, which what else the machine did would make less certain.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Report:
     table: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
+    timed: bool = True
 
     def to_markdown(self, environment: Mapping[str, Any]) -> str:
         """Heading, table, notes and the machine."""
