@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cli.script("tabulate")
 def main(cfg: DictConfig) -> None:
-    from sise.benchmark import comparisons, tables  # --help must not wait for torch
+    from sise.benchmark import claims, comparisons, tables  # --help must not wait for torch
 
     definitions = {f.stem: OmegaConf.to_container(OmegaConf.load(f)) for f in sorted(ROOT.glob("configs/table/*.yaml"))}
     chosen = OmegaConf.to_container(cfg.table, resolve=True) if cfg.get("table") else None
@@ -24,6 +24,7 @@ def main(cfg: DictConfig) -> None:
         definitions[chosen["name"]] = chosen  # with what the command line changed in it
     explainers = {f.stem: OmegaConf.load(f) for f in sorted(ROOT.glob("configs/explainer/*.yaml"))}
     spreads = {name: found.spread for name, found in explainers.items() if "spread" in found}
+    told = claims.writer(claims.read(ROOT / cfg.claims), tables.read_published(ROOT / cfg.published))
     tables.tabulate(
         definitions,
         outputs=cfg.outputs,
@@ -34,7 +35,7 @@ def main(cfg: DictConfig) -> None:
         controls=cfg.controls,
         shipped=cli.shipped_configs,
         spreads=spreads,
-        writers=[comparisons.write],
+        writers=[comparisons.write, told],
         overwrite=cfg.overwrite,
     )
 

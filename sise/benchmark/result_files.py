@@ -18,8 +18,8 @@ __all__ = ["ResultFolder", "losses"]
 
 COUNTS = ("n", "pairs", "images")
 """Columns that say what a row was made of; the first that a table has counts."""
-NAMES = ("dataset", "model", "network", "metric", "explainer", "variant", "against", "rule", "layer", "stage",
-         "percent", "largest accuracy")  # fmt: skip
+NAMES = ("dataset", "model", "network", "metric", "explainer", "variant", "against", "subject", "rival", "rule",
+         "layer", "stage", "percent", "largest accuracy")  # fmt: skip
 """Columns that say what a row is about."""
 
 

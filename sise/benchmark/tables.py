@@ -92,6 +92,9 @@ class Run:
     """(time, command) of the sessions behind the records."""
     changed_files: tuple[str, ...] = ()
     """Code that has changed since some of the records were made."""
+    place_error: float = 0.0
+    """The most that a score depended on its mask's place in the batch on the machines behind the records, as a share of
+    the largest score."""
 
     @property
     def variant(self) -> str:
@@ -190,7 +193,10 @@ def find_runs(outputs: str | Path) -> list[Run]:
         commands = tuple((str(s.get("time", "")), s["command"]) for s in behind if s.get("command"))
         frame = pd.DataFrame(records, columns=list(keys))
         changed = tuple(sorted({name for names in other_code(folder, records) for name in names}))
-        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands, changed)
+        place_error = max((float(session.get("place_error") or 0.0) for session in behind), default=0.0)
+        run = Run(
+            file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands, changed, place_error
+        )
         what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
         if what in runs:
             raise SuiteError(
@@ -625,6 +631,9 @@ def _sources(table: Table, shown: Shown) -> list[Note]:
     if used and not all(run.identity["complete_dataset"] for run in used):
         pairs = max(run.identity["expected_pairs"] for run in used)
         notes.append(Note(f"Dataset {table.dataset}: not the complete official set (the pairs found: {pairs})."))
+    if (worst := max((run.place_error for run in used), default=0.0)) > 0:
+        notes.append(Note(f"Scores depend on a mask's place in its batch by up to {worst:.2g} of the largest score on "
+                          "a machine behind these records."))  # fmt: skip
     if "seconds" in table.metrics:
         devices = sorted({device for run in used for device in run.devices})
         notes.append(Note(f"Seconds measured on: {', '.join(devices) or 'unknown'}."))

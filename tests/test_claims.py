@@ -1,0 +1,105 @@
+"""The papers' claims: that the file fits the published numbers, and verdicts on hand-made records."""
+
+import math
+
+import pytest
+from test_comparisons import DEFINITIONS, PUBLISHED, ROOT, make_run
+
+from sise.benchmark import claims
+from sise.benchmark.records import RunFolder
+from sise.benchmark.tables import build, find_runs, read_published, tabulate
+from sise.types import SuiteError
+
+FILE = ROOT / "results/published/claims.csv"
+
+
+def checked(outputs, dataset="voc2007", name="sise_table1"):
+    told, published, runs = claims.read(FILE), read_published(PUBLISHED), find_runs(outputs)
+    definition = {**DEFINITIONS[name], "models": ["vgg16"]}
+    table = build(definition, dataset, runs, published)
+    found = claims.check(table, told[told["table"] == definition["published"]], published, runs)
+    return found.set_index(["metric", "rival"], drop=False)
+
+
+def two_runs(outputs, sise, rival, **facts):
+    facts = {"metric": "Drop%", "expected_pairs": len(sise)} | facts
+    make_run(outputs, "sise", sise, **facts)
+    make_run(outputs, "grad_cam", rival, **facts)
+
+
+def test_every_claim_is_about_published_numbers_and_is_made_once():
+    told, published = claims.read(FILE), read_published(PUBLISHED)
+    about = ["table", "model", "metric", "subject", "rival"]
+    assert len(told) == 135 and not told.duplicated(about).any()
+    known = set(zip(*(published[c] for c in ("table", "dataset", "model", "method")), strict=True))
+    for side in ("subject", "rival"):
+        assert set(zip(told["table"], told["dataset"], told["model"], told[side], strict=True)) <= known
+
+
+def test_an_unknown_kind_or_a_missing_file_is_refused(tmp_path):
+    (tmp_path / "c.csv").write_text("kind\nworse\n")
+    with pytest.raises(SuiteError, match="worse"):
+        claims.read(tmp_path / "c.csv")
+    with pytest.raises(SuiteError, match="expected the papers' claims"):
+        claims.read(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("kind, low, high, expected", [
+    ("better", 0.1, 2, "held"), ("better", 0, 2, "undecided"), ("better", -2, -0.1, "not held"),
+    ("not worse", -0.4, 0.1, "held"), ("not worse", -0.6, 0.1, "undecided"), ("not worse", -2, -0.6, "not held"),
+    ("better", math.nan, math.nan, "undecided"),
+])  # fmt: skip
+def test_verdict(kind, low, high, expected):
+    assert claims.verdict(kind, low, high) == expected
+
+
+def test_lower_drop_is_a_lead(tmp_path):
+    two_runs(tmp_path, [0.3] * 30, [0.4] * 30)
+    row = checked(tmp_path).loc["Drop%", "Grad-CAM"]
+    assert row["published difference"] == pytest.approx(38.40 - 49.47) and row["published agrees"]
+    assert row["difference"] == row["low"] == row["high"] == pytest.approx(-10)
+    assert (row["images"], row["pairs"], row["verdict"]) == (30, 30, "held")
+
+
+def test_a_claim_that_the_records_contradict_or_leave_open(tmp_path):
+    two_runs(tmp_path / "a", [0.5] * 30, [0.4] * 30)
+    assert checked(tmp_path / "a").loc["Drop%", "Grad-CAM"]["verdict"] == "not held"
+    two_runs(tmp_path / "b", [0.3, 0.5] * 15, [0.4] * 30)
+    assert checked(tmp_path / "b").loc["Drop%", "Grad-CAM"]["verdict"] == "undecided"
+    assert checked(tmp_path / "b").loc["Drop%", "RISE"]["verdict"] == "not run"
+
+
+def test_stand_ins_and_parts_decide_nothing(tmp_path):
+    two_runs(tmp_path / "a", [0.3] * 30, [0.4] * 30, weights_official=False)
+    assert checked(tmp_path / "a").loc["Drop%", "Grad-CAM"]["verdict"] == "stand-in"
+    two_runs(tmp_path / "b", [0.3] * 30, [0.4] * 30, dataset="shapes")
+    row = checked(tmp_path / "b", "shapes").loc["Drop%", "Grad-CAM"]
+    assert (row["dataset"], row["verdict"]) == ("shapes", "stand-in")
+    two_runs(tmp_path / "c", [0.3] * 30, [0.4] * 30, complete_dataset=False)
+    assert checked(tmp_path / "c").loc["Drop%", "Grad-CAM"]["verdict"] == "partial"
+
+
+def test_files_beside_the_table(tmp_path):
+    two_runs(tmp_path / "o", [0.3] * 30, [0.4] * 30)
+    writer = claims.writer(claims.read(FILE), read_published(PUBLISHED))
+    tabulate(DEFINITIONS, outputs=tmp_path / "o", results=tmp_path / "r", published=PUBLISHED, table="sise_table1",
+             writers=[writer], say=lambda text: None)  # fmt: skip
+    text = (tmp_path / "r/sise_table1_claims.md").read_text()
+    assert "| VGG16 | Drop% | SISE better than Grad-CAM | -11.07 | -10.00 [-10.00, -10.00] | 30 | held |" in text
+    assert "The published numbers agree in 28 of 28 rows." in text
+    assert (tmp_path / "r/sise_table1_claims.csv").exists()
+
+
+def test_places_in_the_batch_are_told(tmp_path):
+    two_runs(tmp_path, [0.3] * 3, [0.4] * 3)
+    published = read_published(PUBLISHED)
+
+    def foot():
+        table = build(DEFINITIONS["sise_table1"], "voc2007", find_runs(tmp_path), published)
+        return " ".join(note.text for note in table.notes)
+
+    with RunFolder(tmp_path / "voc2007/vgg16/sise/paper", find_runs(tmp_path)[1].identity) as folder:
+        folder.add_environment({"time": "1", "place_error": None})
+        assert "place in its batch" not in foot()
+        folder.add_environment({"time": "2", "place_error": 2e-6})
+    assert "place in its batch by up to 2e-06 of the largest" in foot()
