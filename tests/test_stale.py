@@ -8,6 +8,7 @@ import importlib
 import logging
 import shutil
 import sys
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,14 @@ def with_(change):
     return made
 
 
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def times(self, x):
+        return x * self.factor
+
+
 CHANGES = {
     "pooling": lambda: replaced(3, nn.MaxPool2d(2)),
     "activation": lambda: replaced(2, nn.SiLU()),
@@ -211,6 +220,20 @@ CHANGES = {
     "another lambda": lambda: network(act=lambda x: x * 3),
     "partial": lambda: network(act=functools.partial(F.leaky_relu, negative_slope=0.1)),
     "another partial": lambda: network(act=functools.partial(F.leaky_relu, negative_slope=0.2)),
+    "method": lambda: network(act=Scale(2).times),
+    "the method of another object": lambda: network(act=Scale(3).times),
+    "hidden layer": lambda: network(parts=[nn.MaxPool2d(2)]),
+    "another hidden layer": lambda: network(parts=[nn.MaxPool2d(3)]),
+    "hidden weights": lambda: network(parts=[nn.Sequential(nn.PReLU(init=0.1))]),
+    "other hidden weights": lambda: network(parts=[nn.Sequential(nn.PReLU(init=0.2))]),
+    "sparse": lambda: network(prior=torch.eye(3).to_sparse()),
+    "another sparse": lambda: network(prior=2 * torch.eye(3).to_sparse()),
+    "queue": lambda: network(parts=deque([1])),
+    "another queue": lambda: network(parts=deque([2])),
+    "number of NumPy": lambda: network(temperature=np.float32(2)),
+    "another number of NumPy": lambda: network(temperature=np.float32(3)),
+    "bytes": lambda: network(code=bytearray(b"a")),
+    "other bytes": lambda: network(code=bytearray(b"b")),
     "hook": lambda: with_(lambda n: n[2].register_forward_hook(lambda module, args, output: output * 2)),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,6 +21,8 @@ _PLAIN = (
     bool,
     str,
     bytes,
+    bytearray,
+    np.generic,
     type(None),
     type(Ellipsis),
     torch.dtype,
@@ -35,12 +38,12 @@ _BOOKKEEPING = frozenset(vars(nn.Module())) - {*_HOOKS, "_buffers"}
 def structure_of(network: nn.Module) -> str:
     """12 hexadecimal digits over the modules' names, types and attributes: strides, pooling, temperatures, functions.
 
-    Also buffers that are not saved, tensors that are plain attributes, hooks, and the code of functions that are
-    attributes. Equal for two networks made in the same way; to be taken before a network has run, which may leave
-    traces in its attributes.
+    Also buffers that are not saved, tensors that are plain attributes, hooks, the code of functions that are
+    attributes, and modules that hide in lists, with their weights. Equal for two networks made in the same way; to be
+    taken before a network has run, which may leave traces in its attributes.
     """
     digest = hashlib.sha256()
-    describe = _Description(digest.update)
+    describe = _Description(digest.update, network)
     for name, module in network.named_modules(remove_duplicate=False):
         kind = type(module)
         digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}\n".encode())
@@ -57,8 +60,9 @@ def structure_of(network: nn.Module) -> str:
 class _Description:
     """Writes values as bytes that are the same in every process: no addresses, no order of sets."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], None], network: nn.Module) -> None:
         self._write = write
+        self._named = {id(module) for module in network.modules()}
         self._seen: dict[int, int] = {}  # objects by id, to end where they hold each other
         self._kept: list[Any] = []  # alive, so that no id comes twice
 
@@ -66,10 +70,9 @@ class _Description:
         if isinstance(value, _PLAIN):
             self._write(f"{value!r};".encode())
         elif isinstance(value, Tensor):
-            content = value.detach().cpu().contiguous()
-            self._write(f"tensor {content.dtype} {tuple(content.shape)}".encode())
-            self._write(content.reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, nn.Module | type | ModuleType):  # modules are described where they are named
+            self._write(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+            self._write(_content(value))
+        elif isinstance(value, type | ModuleType) or id(value) in self._named:  # described where they are named
             kind = value if isinstance(value, type) else type(value)
             self._write(f"{kind.__module__}.{kind.__qualname__};".encode())
         elif id(value) in self._seen:
@@ -91,13 +94,16 @@ class _Description:
         elif isinstance(value, set | frozenset):
             for text in sorted(repr(inner) for inner in value):
                 self(text)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | deque):
             for inner in value:
                 self(inner)
+        elif isinstance(value, nn.Module):  # it hides in a list or function: no state dictionary has its weights
+            left_out = _BOOKKEEPING - {"_parameters", "_modules"}
+            self({key: inner for key, inner in sorted(vars(value).items()) if key not in left_out})
         elif isinstance(value, functools.partial):
             self((value.func, value.args, value.keywords))
         elif isinstance(value, MethodType):
-            self(value.__func__)
+            self((value.__func__, value.__self__))
         elif isinstance(value, FunctionType):
             self((value.__module__, value.__qualname__, value.__defaults__, value.__kwdefaults__))
             if str(value.__module__).split(".")[0] != "torch":  # its version says it, and Python's changes the bytes
@@ -111,3 +117,13 @@ class _Description:
             self(getattr(value, "__qualname__", None))  # a function of C has no more to tell
             self(getattr(value, "__dict__", None))
         self._write(b")")
+
+
+def _content(tensor: Tensor) -> bytes:
+    """The values of a tensor, or, of an unusual kind that has no plain ones, what it prints."""
+    tensor = tensor.detach().cpu() if tensor.device.type != "meta" else tensor.detach()
+    try:
+        dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+        return dense.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return repr(tensor).encode()
