@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/ show is one that the suite takes."""
+"""Every command that README.md, docs/ and the page of results show is one that the suite takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import cells_of, composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from sise.benchmark import cli
 from sise.benchmark.runner import name_of
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,15 @@ def commands():
             line = EVALUATE + line if line.startswith("experiment=") else line
             if line.startswith("python scripts/"):
                 found.add(line)
-    return sorted(found)
+    return sorted(found | commands_of_the_page())
+
+
+def commands_of_the_page():
+    """Those that the page of results says its parts are made with."""
+    sections = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "report.yaml"), resolve=False)["sections"]
+    items = [item for section in sections for item in section["items"]]
+    lines = {item[key] for item in items for key in ("here", "real") if key in item}
+    return {command.strip() for line in lines for command in line.split("&&")}
 
 
 def single(word):
@@ -44,7 +52,8 @@ def single(word):
 
 @pytest.mark.parametrize("command", commands())
 def test_command(command):
-    script, *words = shlex.split(command.removeprefix("python "))
+    python, script, *words = shlex.split(command)
+    assert python == "python"
     source = (ROOT / script).read_text()
     if "argparse" in source:
         assert all(f'"{word}"' in source for word in words if word.startswith("--"))
@@ -56,15 +65,16 @@ def test_command(command):
     for word in words:
         OverridesParser.create().parse_override(word)
     words = [word for word in words if not word.endswith("=...")]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose(config, words)
-        # experiments as they are have tests of their own
-        changed = {word.split("=")[0] for word in words} - UNCHANGED
-        if config == "evaluate" and (changed or not cfg.get("experiment")):
-            names = [name_of(cell) for cell in cli.compose_cells(cfg, words)]
-            assert names and len(set(names)) == len(names)
+    cfg = composed(config, *words)
+    if config == "figures":
+        assert cfg.figure in ("panel", "masks", "cascade", "sanity")
+    changed = {word.split("=")[0] for word in words} - UNCHANGED  # experiments as they are have tests of their own
+    if config == "evaluate" and (changed or not cfg.get("experiment")):
+        names = [name_of(cell) for cell in cells_of(*words)]
+        assert names and len(set(names)) == len(names)
 
 
 def test_commands_are_found():
     found = commands()
-    assert len(found) > 50 and any(" -m " in c for c in found) and EVALUATE + "experiment=photos" in found
+    assert len(found) > 50 and len(commands_of_the_page()) > 10
+    assert any(" -m " in c for c in found) and EVALUATE + "experiment=photos" in found

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from compositions import cells_of
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from toy import ToyDataset, toy_model
 
-from sise.benchmark import cli, comparisons, runner, selection, tables
+from sise.benchmark import comparisons, runner, selection, tables
 from sise.benchmark.departures import flat, identity_config
 from sise.method import ADAPTIVE_RULES
 from sise.probe import Probe
@@ -26,17 +26,10 @@ OURS = ("sise_table6", "ada_sise_table1", "component_ablation", "sensitivity")
 DEFINITIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs/table").glob("*.yaml"))}
 
 
-@functools.cache  # composing takes its time; whoever changes a cell takes a copy
-def cells_of(experiment, *overrides):
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        overrides = [f"experiment={experiment}", *overrides]
-        return cli.compose_cells(compose("evaluate", overrides), overrides)
-
-
 def toy_cells(experiment, tmp_path):
     """The experiment's cells of one model, on the toy; cells that differ in what the toy lacks are left out."""
     made = []
-    for cfg in copy.deepcopy(cells_of(experiment)):
+    for cfg in copy.deepcopy(cells_of(f"experiment={experiment}")):
         if cfg.variant.startswith("E3") or cfg.model.name != "resnet50":
             continue
         cfg.outputs, cfg.engine.cache = f"{tmp_path}/o", False
@@ -76,7 +69,7 @@ def test_only_where_files_lie_is_no_part_of_what_a_run_is():
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_cell_composes_and_has_a_folder_of_its_own(name):
-    cells = cells_of(name)
+    cells = cells_of(f"experiment={name}")
     assert len({(c.model.name, c.explainer.name, c.variant) for c in cells}) == len(cells)
     experiment = yaml.safe_load((ROOT / f"configs/experiment/{name}.yaml").read_text())["experiment"]
     assert experiment["name"] == name and len(cells) == len(experiment["models"]) * len(experiment["cells"])
@@ -85,7 +78,7 @@ def test_every_cell_composes_and_has_a_folder_of_its_own(name):
 @pytest.mark.parametrize("name", OURS)
 def test_the_table_shows_what_the_experiment_runs(name):
     definition = DEFINITIONS[name]
-    run = {(c.explainer.name, c.variant) for c in cells_of(name)}
+    run = {(c.explainer.name, c.variant) for c in cells_of(f"experiment={name}")}
     references = {("sise", "paper")} | {tuple(c["against"].split("/")) for c in definition["columns"] if "against" in c}
     assert {(c["explainer"], c["variant"]) for c in definition["columns"]} | references == run | references
     if definition.get("layout") == "differences":
@@ -94,7 +87,7 @@ def test_the_table_shows_what_the_experiment_runs(name):
 
 
 def test_every_cell_of_the_sensitivity_differs_from_the_default_in_one_setting():
-    cells = cells_of("sensitivity")
+    cells = cells_of("experiment=sensitivity")
     groups = ("protocol", "metrics", "explainer", "dataset")
     settings = [flat({k: v for k, v in identity_config(c).items() if k in groups}) for c in cells]
     default = {c.explainer.name: s for c, s in zip(cells, settings, strict=True) if c.variant == "paper"}
@@ -104,7 +97,7 @@ def test_every_cell_of_the_sensitivity_differs_from_the_default_in_one_setting()
         assert len(names) == (0 if cfg.variant in ("paper", "E3-masks") else 1), (cfg.variant, changed)
     once, twice = (c.explainer.call.n_masks for c in cells if c.explainer.name == "rise")
     assert twice == 2 * once
-    full = cells_of("sensitivity", "budget=paper", "explainer=rise")
+    full = cells_of("experiment=sensitivity", "budget=paper", "explainer=rise")
     assert [c.explainer.call.n_masks for c in full] == [4000, 8000]  # SISE as on arXiv, and as at AAAI
 
 

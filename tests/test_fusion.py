@@ -116,8 +116,12 @@ def test_first_map_is_not_gated_and_order_matters():
     assert not torch.allclose(fuse([a, b]), fuse([b, a]), atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize("temperature", [100.0, 30.0])
+SOFT = [kind for kind in GATES if "soft" in kind]  # the gates that the temperature changes
+
+
+@pytest.mark.parametrize(
+    ("kind", "temperature"), [(kind, 100.0) for kind in GATES] + [(kind, 30.0) for kind in SOFT]
+)
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_cascade_equals_reference(kind, temperature, normalise, count):
@@ -127,9 +131,13 @@ def test_cascade_equals_reference(kind, temperature, normalise, count):
     np.testing.assert_allclose(quickly, slowly, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", GATES)
+EVERY_GATE = [(kind, {1}) for kind in GATES]  # which layers are missing matters alike behind every gate
+
+
 @pytest.mark.parametrize("empty", ["skip", "zero", "nan"])
-@pytest.mark.parametrize("missing", [{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}])
+@pytest.mark.parametrize(
+    ("kind", "missing"), [*EVERY_GATE, *[("otsu_soft", missing) for missing in ({0}, {2}, {0, 1}, {1, 2}, {0, 2})]]
+)
 def test_missing_layers_equal_reference(kind, empty, missing):
     maps = [None if i in missing else smooth_map(i, power=2).double() for i in range(3)]
     slowly = reference.fuse([None if m is None else m.numpy() for m in maps], SIZE, kind=kind, empty=empty)

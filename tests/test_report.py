@@ -7,7 +7,6 @@ import fnmatch
 import io
 import json
 import re
-import shlex
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -436,23 +434,3 @@ def test_every_table_has_a_place(table):
     patterns = [pattern for section in shipped() for item in section["items"] for pattern in item.get("files") or ()]
     for name in (table, f"{table}_shapes"):  # on the paper's data a table's name has no suffix
         assert any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns), name
-
-
-def commands():
-    sections = shipped()
-    lines = {item[key] for section in sections for item in section["items"] for key in ("here", "real") if key in item}
-    return sorted({command.strip() for line in lines for command in line.split("&&")})
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_page_can_be_given(command, monkeypatch):
-    python, script, *overrides = shlex.split(command)
-    assert python == "python" and (ROOT / script).exists()
-    name = Path(script).stem
-    if name == "train_severstal":
-        assert "--root" in (ROOT / script).read_text() and overrides[0] == "--root"
-        return
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose(name, overrides)
-    if name == "figures":
-        assert cfg.figure in ("panel", "masks", "cascade", "sanity")

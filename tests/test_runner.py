@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compositions import cells_of
 from hydra import compose, initialize_config_dir
 
 from sise.benchmark import cli, runner
@@ -429,9 +430,7 @@ def test_what_ships_passes_the_check_and_a_single_value_is_a_list_of_one():
     for command in sorted(Path(CONFIGS).glob("*.yaml")):
         composed(command.stem)
     for experiment in sorted(Path(CONFIGS).glob("experiment/*.yaml")):
-        with initialize_config_dir(CONFIGS, version_base="1.3"):
-            words = [f"experiment={experiment.stem}"]
-            assert cli.compose_cells(compose("evaluate", words), words)
+        assert cells_of(f"experiment={experiment.stem}")
     assert composed("evaluate", "limit=0", "estimate=0.5", "variant=3").limit == 0
     assert composed("doctor", "require=voc2007").require == ["voc2007"]
     assert composed("figures", "images=000150").images == ["000150"]

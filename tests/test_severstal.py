@@ -429,7 +429,7 @@ def test_train_evaluate_tabulate(tree, tmp_path):
            "engine.threads=1", "device=cpu",
            cwd=tmp_path)  # fmt: skip
     records = [json.loads(line) for file in (tmp_path / "outputs").rglob("records*.jsonl") for line in file.open()]
-    assert len(records) == (13 + 2 * 2) * 2 and {r["status"] for r in records} == {"ok"}
+    assert len(records) == (13 + 3 * 3) * 2 and {r["status"] for r in records} == {"ok"}
     assert {"Drop%", "Increase%", "EBPG"} <= records[0].keys()
     script("tabulate.py", f"outputs={tmp_path}/outputs", f"results={tmp_path}/results", "table=sise_table2",
            cwd=tmp_path)  # fmt: skip
