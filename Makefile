@@ -7,7 +7,7 @@ RUN = $(VENV)/bin/python
 help:
 	@echo 'make tables   environment (6 GB), main job on the embedded data (about a quarter of an hour), tables in results/'
 	@echo 'make report   one page of everything in results/: results/report.html'
-	@echo 'make test     environment, style, tests'
+	@echo 'make test     environment, style, tests; the quick ones alone: $(RUN) -m pytest -m "not slow"'
 	@echo 'make test-cpus   the numeric tests as other CPUs would run them, a few minutes'
 	@echo 'make lint     style only'
 	@echo 'make clean    removes the environment and what tools have cached; outputs/ and data/ are yours to delete'

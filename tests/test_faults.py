@@ -104,6 +104,7 @@ def same(outputs: Path, whole: Path, tmp_path: Path) -> None:
     assert tabulated(outputs, tmp_path / "a") == tabulated(whole, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_killed_at_random_times(zygote, whole, tmp_path):
     rng = random.Random(0)
     expected, duration = whole
@@ -113,7 +114,7 @@ def test_killed_at_random_times(zygote, whole, tmp_path):
         ended = fresh_process(expected, None)
         assert ended["exit"] == 1  # image 03 is broken
         duration = ended["seconds"]
-    while kills < (KILLS or 5):
+    while kills < (KILLS or 3):
         outputs = tmp_path / str(finished)
         after = rng.uniform(0, duration)
         ended = fresh_process(outputs, after) if KILLS else zygote(outputs, seconds=after)
@@ -140,6 +141,7 @@ def fresh_process(outputs: Path, seconds: float | None) -> dict:
     return wait(process.pid, process.poll, None if early else outputs, seconds)
 
 
+@pytest.mark.slow
 def test_killed_at_every_change_of_a_file(zygote, tmp_path):
     reference = tmp_path / "reference"
     assert zygote(reference, *SHORT)["exit"] == 0, zygote.said()
@@ -150,11 +152,12 @@ def test_killed_at_every_change_of_a_file(zygote, tmp_path):
         assert zygote(outputs, *SHORT)["exit"] == 0, zygote.said()
         assert found(outputs) == expected
         shutil.rmtree(outputs)
-        call += 1 if KILLS else 2
+        call += 1 if KILLS else 3
     assert code == 0 and call > 15, call
     assert found(outputs) == expected
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_any_time_is_one_message_and_loses_nothing(zygote, tmp_path):
     reference = tmp_path / "reference"
     assert zygote(reference, *SHORT)["exit"] == 0, zygote.said()

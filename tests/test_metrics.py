@@ -21,8 +21,6 @@ from metrics import arithmetic, bbox, confidences, drop, ebpg, increase, keep_ma
 from sise.probe import Probe
 from sise.types import SuiteError
 
-pytestmark = pytest.mark.numeric
-
 LOCALIZATION = (ebpg, miou, bbox)
 FAITHFULNESS = (drop, increase)
 

@@ -426,6 +426,7 @@ def composed(command, *words):
     return cfg
 
 
+@pytest.mark.slow
 def test_what_ships_passes_the_check_and_a_single_value_is_a_list_of_one():
     for command in sorted(Path(CONFIGS).glob("*.yaml")):
         composed(command.stem)
