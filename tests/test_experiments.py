@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from toy import ToyDataset, toy_model
 
-from sise.benchmark import comparisons, runner, selection, tables
+from sise.benchmark import cli, comparisons, runner, selection, tables
 from sise.benchmark.departures import flat, identity_config
 from sise.method import ADAPTIVE_RULES
 from sise.probe import Probe
