@@ -22,9 +22,9 @@ GROUPS = ("dataset", "model", "explainer", "protocol", "metrics")
 ALWAYS = ("dataset", "model", "explainer", "variant", "protocol", "label", "expected_pairs")
 """What run.json says in every format."""
 NOT_IDENTITY = ("dataset.root", "dataset.loader.root", "dataset.masks", "model.root", "model.weights",
-                "model.loader.weights")  # fmt: skip
-"""Settings that are no part of what a run is: where files lie (hashes say what they are), and ``dataset.masks``, which
-says what the dataset has anyway. Elsewhere the same words may mean anything, as an explainer's ``weights``."""
+                "model.loader.weights", "explainer.spread")  # fmt: skip
+"""Settings that are no part of what a run is: where files lie (hashes say what they are), ``dataset.masks``, which says
+what the dataset has anyway, and ``explainer.spread``, which tables read. Elsewhere the same words may mean anything, as an explainer's ``weights``."""
 SEEDS = ("explainer.call.seed",)
 """Settings in which the seeds of one column differ."""
 WORDS = ("explainer.label", "protocol.description")

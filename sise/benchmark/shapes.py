@@ -364,7 +364,7 @@ def _write_split(devkit: Path, seed: int, split: str, count: int, progress: bool
     """Write `count` scenes and the image sets of one split."""
     lines: list[str] = []
     presence: dict[str, list[str]] = {name: [] for name in CLASSES}
-    for index in Progress(range(count), desc=f"shapes {split}", unit="scene", disable=not progress):
+    for index in Progress(range(count), desc=f"shapes {split}", unit="scene", disable=not (progress and count)):
         image, instances, class_ids, areas, cut = _compose(seed, split, index)
         name = image_id(split, index)
         Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
