@@ -24,7 +24,8 @@ ALWAYS = ("dataset", "model", "explainer", "variant", "protocol", "label", "expe
 NOT_IDENTITY = ("dataset.root", "dataset.loader.root", "dataset.masks", "model.root", "model.weights",
                 "model.loader.weights", "explainer.spread")  # fmt: skip
 """Settings that are no part of what a run is: where files lie (hashes say what they are), ``dataset.masks``, which says
-what the dataset has anyway, and ``explainer.spread``, which tables read. Elsewhere the same words may mean anything, as an explainer's ``weights``."""
+what the dataset has anyway, and ``explainer.spread``, which tables read. Elsewhere the same words may mean anything,
+as an explainer's ``weights``."""
 SEEDS = ("explainer.call.seed",)
 """Settings in which the seeds of one column differ."""
 WORDS = ("explainer.label", "protocol.description")
