@@ -597,7 +597,8 @@ def test_nothing_is_left_changed_after_an_exception(name, touchy):
 @pytest.mark.parametrize("name", WITH_BLANK_MAPS)
 def test_config_names_every_hyperparameter_with_its_default(name):
     config = OmegaConf.load(CONFIGS / f"{name}.yaml")
-    assert set(config) == {"name", "label", "stochastic", "call"}
+    assert set(config) - {"budget"} == {"name", "label", "stochastic", "call"}
+    assert "budget" not in config or config.budget.setting in config.call
     assert config.name == name and config.stochastic is ("seed" in config.call)
     budgets = {"paper": {"rise_masks": 4000, "extremal_perturbation_iterations": 800}}
     context = OmegaConf.create({"budget": "paper", "budgets": budgets, "seed": 0, "explainer": config})
