@@ -17,7 +17,14 @@ from metrics import bbox, drop, ebpg, increase, keep_mask, miou, undefined
 from metrics.arithmetic import miou_ceiling
 from sise.benchmark.datasets import _region_of_runs
 from sise.benchmark.preprocessing import Preprocessing, to_rgb
-from sise.benchmark.statistics import clustered_standard_error, holm, order_agreement, paired_bootstrap, sign_test
+from sise.benchmark.statistics import (
+    FEWEST_IMAGES,
+    clustered_standard_error,
+    holm,
+    order_agreement,
+    paired_bootstrap,
+    sign_test,
+)
 from sise.fusion import GATES, cascade, fuse
 from sise.maps import minmax
 
@@ -244,7 +251,7 @@ def test_no_gate_adds(drawn, gate):
 
 # ---------------------------------------------------------------- statistics
 
-DIFFERENCES = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=3), min_size=2, max_size=30)
+DIFFERENCES = st.lists(st.lists(st.integers(-4, 4), min_size=1, max_size=3), min_size=2, max_size=2 * FEWEST_IMAGES)
 
 
 def summed(by_image):
@@ -259,7 +266,7 @@ def test_statistics_turn_and_scale_with_the_differences(by_image, factor):
     assert error >= 0 and clustered_standard_error(-factor * sums, counts) == pytest.approx(factor * error)
     here, there = paired_bootstrap([(sums, counts), (-factor * sums, counts)], resamples=300)
     assert there["difference"] == pytest.approx(-factor * here["difference"])
-    if len(sums) >= 10:
+    if len(sums) >= FEWEST_IMAGES:
         assert here["low"] <= here["high"] and 0 < here["p"] <= 1 and there["p"] == here["p"]
         assert (there["low"], there["high"]) == pytest.approx((-factor * here["high"], -factor * here["low"]))
     up, down = sign_test(sums), sign_test(-sums)

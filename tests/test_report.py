@@ -288,7 +288,8 @@ def test_run_folders_tell_settings_commands_and_versions(results):
     outputs = results.parent / "outputs"
     for explainer, mu, command in (("sise", 0.0, "scripts/evaluate.py a=1"), ("rise", 0.3, "scripts/evaluate.py b=2")):
         identity = {"dataset": "shapes", "model": "resnet50", "explainer": explainer, "variant": "paper-seed3"}
-        identity |= {"seed": 3, "label": explainer.upper(), "weights_hash": "f00", "config": {"mu": mu, "fill": "zero"}}
+        identity |= {"protocol": "paper", "expected_pairs": 104, "seed": 3, "label": explainer.upper()}
+        identity |= {"weights_hash": "f00", "config": {"mu": mu, "fill": "zero"}}
         folder = outputs / "shapes" / explainer
         with RunFolder(folder, identity) as run:
             run.append([ok(i) for i in range(103)])
@@ -297,7 +298,9 @@ def test_run_folders_tell_settings_commands_and_versions(results):
         here |= {"commit": "0123456789abcdef", "dirty": True, "command": command, "time": "2026-11-21T05:00:00"}
         (folder / "environment.json").write_text(json.dumps([here]))
     table = collected(results)["t1_shapes"]
-    assert table.runs.settings == [("seed", "3"), ("weights_hash", "f00"), ("config.fill", "zero")]
+    assert table.runs.settings == [
+        ("protocol", "paper"), ("expected_pairs", "104"), ("seed", "3"), ("weights_hash", "f00"), ("config.fill", "zero")
+    ]  # fmt: skip
     assert [[c.text for c in row] for row in table.runs.grid.rows] == [
         ["RISE", "shapes", "ResNet-50", "paper", "config.mu = 0.3"],
         ["SISE", "shapes", "ResNet-50", "paper", "config.mu = 0.0"],
