@@ -299,7 +299,8 @@ def test_run_folders_tell_settings_commands_and_versions(results):
         (folder / "environment.json").write_text(json.dumps([here]))
     table = collected(results)["t1_shapes"]
     assert table.runs.settings == [
-        ("protocol", "paper"), ("expected_pairs", "104"), ("seed", "3"), ("weights_hash", "f00"), ("config.fill", "zero")
+        ("protocol", "paper"), ("expected_pairs", "104"), ("seed", "3"), ("weights_hash", "f00"),
+        ("config.fill", "zero"),
     ]  # fmt: skip
     assert [[c.text for c in row] for row in table.runs.grid.rows] == [
         ["RISE", "shapes", "ResNet-50", "paper", "config.mu = 0.3"],
