@@ -11,6 +11,7 @@ from compositions import cells_of, composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from sise.benchmark.figures import FIGURES
 from sise.benchmark.runner import name_of
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def test_command(command):
     words = [word for word in words if not word.endswith("=...")]
     cfg = composed(config, *words)
     if config == "figures":
-        assert cfg.figure in ("panel", "masks", "cascade", "sanity")
+        assert cfg.figure in FIGURES
     changed = {word.split("=")[0] for word in words} - UNCHANGED  # experiments as they are have tests of their own
     if config == "evaluate" and (changed or not cfg.get("experiment")):
         names = [name_of(cell) for cell in cells_of(*words)]
