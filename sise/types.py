@@ -119,6 +119,23 @@ class ImageFiles(Protocol):
         ...
 
 
+@runtime_checkable
+class VerifiedDataset(Protocol):
+    """What audits (``doctor.py audit=...``) need of a dataset besides :class:`Dataset`; ``BaseDataset`` has it all."""
+
+    def verify_counts(self) -> tuple[bool, str]:
+        """Whether all of the published data set was found, and a sentence about it."""
+        ...
+
+    def verify_annotations(self) -> tuple[bool, str]:
+        """The same without the pictures, where the ground truth can be had without them."""
+        ...
+
+    def ground_truth_of(self, image_id: str) -> tuple[Any, dict[str, Any]]:
+        """``masks`` and ``info`` of a sample, without its picture where the annotation is enough."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with everything needed to feed it and to name its parts.

@@ -516,6 +516,8 @@ class TestCOCO:
             ("annotations", "segmentation", [["0", 0, 2, 0, 2, 2]], "coordinate is the text '0', expected a number"),
             ("annotations", "segmentation", "x", "the segmentation is text, expected a list of polygons"),
             ("annotations", "segmentation", {"size": [5, 6], "counts": None}, "the run lengths are null, expected a"),
+            ("annotations", "segmentation", {"size": ["5", 6], "counts": [30]}, "size of the run lengths is the text"),
+            ("images", "width", 0, "the image is 0x5 pixels, expected 1x1 or more"),
             ("annotations", "bbox", [0, 0, 1], "the bbox is a list, expected a list of four numbers"),
             ("annotations", "bbox", ["0", 0, 1, 1], "a number of the bbox is the text '0', expected a number"),
         ],
@@ -565,6 +567,7 @@ class TestCOCO:
             ([2, 2, 0, 0], [[2, 2, 2.2, 2.2, 2.4, 2.4]]),
             ([2, 2, 0, 0], {"size": [5, 6], "counts": [30]}),
             ([2, 2, 0, 0], {"size": [5, 6], "counts": [30, 0]}),
+            ([0.2, 0.3, 0.5, 0.6], rectangle(0.2, 0.3, 0.7, 0.9)),
         ],
     )
     def test_objects_without_a_pixel_are_left_out_and_counted(self, tmp_path, ground_truth, box, segmentation):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from sise.benchmark.tables import read_published
 from sise.method import ADAPTIVE_RULES
 from sise.probe import Probe
 from sise.scoring import Scorer
-from sise.types import Model, SuiteError, choose
+from sise.types import Model, SuiteError, VerifiedDataset, choose
 
 __all__ = ["AUDITS", "Audit", "Bench", "accuracy_grid", "centre_pairs", "hits", "pointing_accuracy", "pointing_hit",
            "run", "top_hits"]  # fmt: skip
@@ -77,23 +77,6 @@ class Audit:
     verdict: str
 
 
-@runtime_checkable
-class VerifiedDataset(Protocol):
-    """What audits need of a dataset besides :class:`sise.types.Dataset`; ``BaseDataset`` has it all."""
-
-    def verify_counts(self) -> tuple[bool, str]:
-        """Whether all of the published data set was found, and a sentence about it."""
-        ...
-
-    def verify_annotations(self) -> tuple[bool, str]:
-        """The same without the pictures, where the ground truth can be had without them."""
-        ...
-
-    def ground_truth_of(self, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """``masks`` and ``info`` of a sample, without its picture where the annotation is enough."""
-        ...
-
-
 class Bench:
     """The data, networks and settings that audits share.
 
@@ -132,7 +115,7 @@ class Bench:
         if not isinstance(dataset, VerifiedDataset):
             raise SuiteError(
                 f"audits need verify_counts, verify_annotations and ground_truth_of, which {type(dataset).__name__} "
-                f"of dataset={self.cfg.dataset.name} does not have all; see VerifiedDataset in {__name__}, or "
+                f"of dataset={self.cfg.dataset.name} does not have all: see VerifiedDataset in sise/types.py, or "
                 "inherit sise.benchmark.datasets.BaseDataset"
             )
         return dataset

@@ -274,6 +274,8 @@ def _reason(error: Exception) -> str:
     """What an error says, in words also where it says only a key; Python's own words about types help nobody."""
     if isinstance(error, KeyError):
         return f"it has no {error}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text: compressed, or not in UTF-8"
     return str(error) if isinstance(error, ValueError | OSError) else "a value in it is of another kind than COCO's"
 
 
@@ -830,9 +832,12 @@ def _checked_runs(runs: dict[str, Any], height: int, width: int) -> list[int]:
     Raises:
         ValueError: If they do not, or are something else; KeyError if one is missing.
     """
-    if runs["size"] != [height, width]:
-        size = "x".join(map(str, runs["size"])) if isinstance(runs["size"], list) else _kind(runs["size"])
-        raise ValueError(f"the run lengths are of a mask of height x width {size:.40}, not {height}x{width}")
+    if not isinstance(runs["size"], list):
+        raise ValueError(f"the size of the run lengths is {_kind(runs['size'])}, expected a list: height, width")
+    size = [whole_number("the size of the run lengths", side) for side in runs["size"]]
+    if size != [height, width]:
+        shown = "x".join(map(str, size))
+        raise ValueError(f"the run lengths are of a mask of height x width {shown:.40}, not {height}x{width}")
     counts = _run_lengths(runs["counts"]) if isinstance(runs["counts"], str) else runs["counts"]
     if not isinstance(counts, list):
         raise ValueError(f"the run lengths are {_kind(counts)}, expected a list or text")
@@ -896,6 +901,11 @@ def _extent(polygon: Sequence[float], height: int, width: int) -> tuple[float, f
     """How wide and high the part of a polygon's bounding box within the image is; below 0 if it lies outside."""
     xs, ys = polygon[::2], polygon[1::2]
     return min(max(xs), width) - max(min(xs), 0), min(max(ys), height) - max(min(ys), 0)
+
+
+def _in_fractions(values: Sequence[float]) -> bool:
+    """Whether coordinates are fractions of the image's size, not pixels: such an object would be the first pixel."""
+    return all(0 <= value <= 1 for value in values) and not all(float(value).is_integer() for value in values)
 
 
 def _entries(content: Any, key: str) -> list[dict[str, Any]]:
@@ -1038,6 +1048,8 @@ class COCO2014(BaseDataset):
         if not isinstance(facts["file_name"], str) or not Path(facts["file_name"]).name:
             raise ValueError(f"file_name is {_shown(facts['file_name'])}, expected the name of a file")
         width, height = (whole_number(f"the image's {side}", facts[side]) for side in ("width", "height"))
+        if min(width, height) < 1:
+            raise ValueError(f"the image is {width}x{height} pixels, expected 1x1 or more")
         indices = [self._index(annotation) for annotation in objects]
         seen = [self._may_have_pixel(annotation, height, width) for annotation in objects]
         self._without_pixel += seen.count(False)
@@ -1051,10 +1063,13 @@ class COCO2014(BaseDataset):
         """
         try:
             if self.ground_truth == "boxes":
-                return _has_pixel(_coco_box(annotation["bbox"]), width, height)
+                box = _coco_box(annotation["bbox"])
+                return not _in_fractions(annotation["bbox"]) and _has_pixel(box, width, height)
             segmentation = annotation["segmentation"]
             if isinstance(segmentation, dict):
                 return any(_checked_runs(segmentation, height, width)[1::2])
+            if _in_fractions([value for polygon in segmentation for value in polygon]):
+                return False
             extents = [min(_extent(polygon, height, width)) for polygon in segmentation]
             if height * width > _MAX_PIXELS or max(extents) >= _WIDE or max(extents) < 0:
                 return max(extents) >= 0

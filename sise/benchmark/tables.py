@@ -194,7 +194,9 @@ def find_runs(outputs: str | Path) -> list[Run]:
         frame = pd.DataFrame(records, columns=list(keys))
         changed = tuple(sorted({name for names in other_code(folder, records) for name in names}))
         place_error = max((float(session.get("place_error") or 0.0) for session in behind), default=0.0)
-        run = Run(file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands, changed, place_error)
+        run = Run(
+            file.parent, identity, frame, devices, tuple(doubts(folder, records)), commands, changed, place_error
+        )
         what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
         if what in runs:
             raise SuiteError(
