@@ -21,7 +21,8 @@ def main(cfg: DictConfig) -> int:
     overrides = HydraConfig.get().overrides.task
     shard = runner.Shard.parse(cfg.shard)
     broken: dict[str, str] = {}
-    cells = runner.make_cells(cli.compose_cells(cfg, overrides), broken)
+    plan = cfg.dry_run and not cfg.estimate
+    cells = runner.make_cells(cli.compose_cells(cfg, overrides), broken, plan=plan)
     if cfg.estimate:
         seconds = 60 if cfg.estimate is True else float(cfg.estimate)
         print(estimate.report(estimate.estimate(cells, seconds, cfg.limit)))

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from toy import ToyDataset
 
 from sise.benchmark import code_version, runner, status
 from sise.benchmark.code_version import code_of
@@ -146,3 +148,16 @@ def test_a_folder_that_does_not_say_what_its_run_is_is_named(cell, tmp_path):
     for read, first in ((status.of_outputs, "expected_pairs"), (find_runs, "model")):
         with pytest.raises(SuiteError, match=rf"run\.json does not say what the run is: it has no {first}"):
             read(tmp_path)
+
+
+def test_a_dry_run_counts_pairs_without_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        cfg = compose("evaluate", [f"outputs={tmp_path}", "explainer=sise", "model=vgg16"])
+    cfg.dataset.loader = {"_target_": "toy.ToyDataset"}
+    cfg.model.loader.trained_on = "voc"
+    monkeypatch.setattr(ToyDataset, "classes", ("dog", "cat", "person", "sheep", "unknown"))
+    cells = runner.make_cells([cfg], plan=True)
+    said = status.plan(cells, {}, limit=None, shard=runner.EVERYTHING)
+    assert f"{sum(len(cells[0].pairs(i)) for i in cells[0].dataset.ids)}" in said
+    assert "weights of vgg16 are not on this machine" in said and not (tmp_path / "hub").exists()

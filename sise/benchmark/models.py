@@ -253,6 +253,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise SuiteError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
 
 
+def _cached(file_name: str) -> Path:
+    """Where a published weights file is kept, which need not be there."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / file_name
+
+
 def _fetch(url: str, file_name: str) -> Path:
     """A published weights file in torch hub's cache, downloaded if it is not there yet and verified either way.
 
@@ -263,7 +268,7 @@ def _fetch(url: str, file_name: str) -> Path:
     Raises:
         SuiteError: If it cannot be downloaded or is not the published file.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    path = _cached(file_name)
     prefix = re.search(r"-([0-9a-f]{8,})\.", file_name).group(1)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -530,6 +535,36 @@ def torchray(
     network = SpatialMean(network, pool) if fully_convolutional else network
     return _model(
         network, classes=classes, preprocessing=preprocessing, note=note, prefix=prefix, official=official, **common
+    )
+
+
+def unloaded(loader: Mapping[str, Any]) -> Model | None:
+    """What is known of a published network of TorchRay's whose weights are not here: enough to count pairs.
+
+    Args:
+        loader: Settings of a model.
+
+    Returns:
+        A model that computes nothing, without a hash of weights; None where the loader needs no download, or makes
+        another network.
+    """
+    if loader.get("_target_") != f"{__name__}.torchray" or loader.get("weights") is not None:
+        return None
+    arch, trained_on = loader["arch"], loader["trained_on"]
+    if (arch, trained_on) not in _TORCHRAY_FILES or _cached(_TORCHRAY_FILES[arch, trained_on]).exists():
+        return None
+    preprocessing = Preprocessing()
+    return Model(
+        network=nn.Identity(),
+        name=loader.get("name") or arch,
+        classes=VOC_CLASSES if trained_on == "voc" else COCO_CLASSES,
+        layers=(),
+        cam_layer="",
+        preprocess=preprocessing,
+        resize_mask=preprocessing.resize_mask,
+        black=(0.0, 0.0, 0.0),
+        mean=(0.0, 0.0, 0.0),
+        weights_hash="",
     )
 
 

@@ -37,6 +37,7 @@ from metrics import keep_mask, undefined
 from sise.benchmark.code_version import ROOT, code_of, is_installed, other_code
 from sise.benchmark.departures import FORMAT, budget_of, identity_config, own_departures
 from sise.benchmark.left_behind import WeightsChanged, nothing_left_behind
+from sise.benchmark.models import unloaded
 from sise.benchmark.names import check_names
 from sise.benchmark.process import CrowdWatch
 from sise.benchmark.records import DiskFull, RunFolder, environment
@@ -217,13 +218,16 @@ def name_of(cfg: DictConfig, dataset: str | None = None) -> str:
     return "/".join(parts.values())
 
 
-def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = None) -> list[Cell]:
+def make_cells(
+    configs: Sequence[DictConfig], broken: dict[str, str] | None = None, *, plan: bool = False
+) -> list[Cell]:
     """Loads each dataset and model once and makes a cell of every configuration.
 
     Args:
         configs: One per cell.
         broken: Takes, by the cell's name, what is wrong with those whose data, weights or settings are; the others
             are made. If None, or if none can be made, it is raised.
+        plan: The cells are only looked at: no weights are downloaded, see :func:`sise.benchmark.models.unloaded`.
 
     Raises:
         SuiteError: If data, weights or a setting are wrong, or two cells would write to the same folder.
@@ -261,9 +265,10 @@ def make_cells(configs: Sequence[DictConfig], broken: dict[str, str] | None = No
             choose("protocol.confidence", cfg.protocol.confidence, CONFIDENCES)
             choose("protocol.gradient", cfg.protocol.gradient, GRADIENT_SCORES)
             choose("engine.precision", cfg.engine.precision, list(PRECISIONS))
-            dataset, model = load(cfg.dataset.loader), load(cfg.model.loader)
+            dataset = load(cfg.dataset.loader)
+            model = (unloaded(cfg.model.loader) if plan else None) or load(cfg.model.loader)
             if id(model) not in structures:
-                structures[id(model)] = structure_of(model.network)
+                structures[id(model)] = structure_of(model.network) if model.weights_hash else ""
             cell = Cell(cfg, dataset, model, structures[id(model)])
             check_cell(cell)
             cells.append(cell)

@@ -62,7 +62,7 @@ def of_cell(cell: Cell, limit: int | None = None, shard: Shard = EVERYTHING) -> 
     records = {(r["image_id"], r["target"] if known else -1): r for r in _read(folder)}
     # a whole image's failure (target -1) counts for each of its pairs
     found = [record for i, t in wanted if (record := records.get((i, t)) or records.get((i, -1)))]
-    changed = tuple(differences(folder.identity, cell.identity()))
+    changed = tuple(differences(folder.identity, cell.identity())) if cell.model.weights_hash else ()
     replaced = ImageHashes(cell.dataset, cell.cfg.outputs).replaced(found)
     return _status(cell.name, folder, found, len(wanted), changed, cell.structure, replaced)
 
@@ -141,6 +141,12 @@ def report(statuses: Sequence[Status]) -> str:
 def plan(cells: Sequence[Cell], broken: Mapping[str, str], *, limit: int | None, shard: Shard) -> str:
     """What a command would do (``dry_run=true``), and what is known of its cost."""
     lines = [report([of_cell(cell, limit, shard) for cell in cells])]
+    unloaded = dict.fromkeys(cell.model.name for cell in cells if not cell.model.weights_hash)
+    if unloaded:
+        lines.append(
+            f"weights of {', '.join(unloaded)} are not on this machine: the run downloads them; whether records there "
+            "are were made with them is not known here"
+        )
     lines += [f"cannot run: {line}" for line in by_problem(broken)]
     return "\n".join(lines)
 
