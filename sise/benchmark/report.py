@@ -43,7 +43,8 @@ STATES = {  # what a result can be worth: mark, meaning
     "drawing": ("", "a drawing or a photo in the paper: nothing to run"),
     "unknown": ("?", "the picture does not say what it shows"),
 }
-COMPANIONS = {"_statistics": "Statistics", "_order": "Order of the methods, measured and published"}
+COMPANIONS = {"_statistics": "Statistics", "_order": "Order of the methods, measured and published",
+              "_claims": "Orderings that the papers' text states"}  # fmt: skip
 NOTHING = Markup()
 LONG = 40  # a table of more rows is folded
 
