@@ -63,6 +63,14 @@ def test_brackets_are_a_name_where_there_is_such_a_file(tmp_path, monkeypatch):
     assert parsed(for_hydra(["image=[2]"]))[0].value() == ["2"]
 
 
+def test_a_list_may_be_longer_than_a_files_name():
+    names = [f"explainer_{i}" for i in range(40)]
+    (listed,) = parsed(for_hydra([f"explainer=[{','.join(names)}]"]))
+    assert listed.value() == names
+    (swept,) = parsed(for_hydra([f"explainer={','.join(names)}", "-m"])[:1])
+    assert [str(name) for name in swept.sweep_iterator()] == names
+
+
 def test_a_sweep_of_names_is_a_sweep():
     (_, word) = for_hydra(["-m", "variant=1e3,b c"])
     (override,) = parsed([word])

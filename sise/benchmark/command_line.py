@@ -6,9 +6,9 @@ Hydra's grammar knows numbers, lists, sweeps and casts. A path or a name is none
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -126,7 +126,8 @@ def _quoted_word(word: str, sweep: bool) -> str:
         return word
     if sweep and re.fullmatch(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\(.*\)", value):
         return word
-    pieces = _split(value) if sweep and not Path(value).exists() else [value]
+    # os.path.exists, since Path.exists raises for lists that are longer than a file's name may be
+    pieces = _split(value) if sweep and not os.path.exists(value) else [value]
     return f"{key}=" + ",".join(_quoted(piece) for piece in pieces)
 
 
@@ -135,7 +136,7 @@ def _quoted(value: str) -> str:
     in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if value in ("", "null") or in_quotes:
         return value
-    if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
+    if value[0] == "[" and value[-1] == "]" and not os.path.exists(value):
         inside = value[1:-1].strip()
         return "[" + ",".join(_quoted(element.strip()) for element in _split(inside)) + "]" if inside else "[]"
     if re.fullmatch(r"[\w./%+@-]+", value, re.ASCII) and parsed([f"key={value}"])[0].value() == value:
