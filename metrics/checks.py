@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sise.types import SuiteError
+
+if TYPE_CHECKING:
+    from sise.probe import Probe
 
 
 def undefined(metric: Callable[..., float], *arguments: Any) -> str:
@@ -49,6 +52,17 @@ def finite_map(saliency: Tensor) -> Tensor:
             "mend the explainer, a metric has no value for such a map"
         )
     return saliency
+
+
+def map_of_image(probe: Probe, saliency: Tensor) -> Tensor:
+    """Returns ``saliency`` if it is a finite map (see :func:`finite_map`) of the probe's image.
+
+    Raises:
+        SuiteError: Otherwise.
+    """
+    if tuple(saliency.shape) != tuple(probe.size):
+        raise SuiteError(f"saliency must have the image's size {tuple(probe.size)}, got {tuple(saliency.shape)}")
+    return finite_map(saliency)
 
 
 def map_and_mask(saliency: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from metrics.checks import finite_map, pixel_count
+from metrics.checks import map_of_image, pixel_count
 from sise.types import SuiteError
 
 if TYPE_CHECKING:
@@ -118,9 +118,7 @@ def _curve(probe: Probe, target: int, saliency: Tensor, step: int | None, *, sta
 
 def _ranks(probe: Probe, saliency: Tensor) -> Tensor:
     """(H, W): 0 for the most salient pixel, 1 for the next; equal ones in raster order."""
-    saliency = finite_map(saliency)
-    if tuple(saliency.shape) != tuple(probe.size):
-        raise SuiteError(f"saliency must have the image's size {tuple(probe.size)}, got {tuple(saliency.shape)}")
+    saliency = map_of_image(probe, saliency)
     order = saliency.flatten().sort(descending=True, stable=True).indices
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from metrics.checks import finite_map
+from metrics.checks import finite_map, map_of_image
 from sise.maps import minmax
-from sise.types import SuiteError
 
 if TYPE_CHECKING:
     from sise.probe import Probe
@@ -58,9 +57,7 @@ positive_density.undefined = _no_positive_density
 
 
 def _shown(probe: Probe, saliency: Tensor) -> Tensor:
-    saliency = finite_map(saliency)
-    if tuple(saliency.shape) != tuple(probe.size):
-        raise SuiteError(f"saliency must have the image's size {tuple(probe.size)}, got {tuple(saliency.shape)}")
+    saliency = map_of_image(probe, saliency)
     return minmax(saliency, saliency.ndim)
 
 

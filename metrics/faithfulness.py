@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from metrics.checks import finite_map, pixel_count
+from metrics.checks import finite_map, map_of_image, pixel_count
 from sise.types import SuiteError, choose
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def confidences(
         SuiteError: If the map is not finite or not of the image's size, the target not one of the network's,
             or a confidence not finite.
     """
-    if tuple(saliency.shape) != tuple(probe.size):
-        raise SuiteError(f"saliency must have the image's size {tuple(probe.size)}, got {tuple(saliency.shape)}")
+    map_of_image(probe, saliency)
     classes = len(probe.scores())
     if not 0 <= target < classes:
         raise SuiteError(f"target must be a class index from 0 to {classes - 1}, one of the network's, got {target}")

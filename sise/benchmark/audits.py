@@ -26,6 +26,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from metrics import pointing
 from metrics.localization import ebpg
 from sise.benchmark import runner, selection, statistics
 from sise.benchmark.preprocessing import CAFFE_MEAN, Preprocessing
@@ -576,9 +577,7 @@ def u7(bench: Bench) -> Audit:
 
 def pointing_hit(mask: np.ndarray, point: tuple[float, float], tolerance: float = 15) -> bool:
     """Whether a (H, W) bool mask has a pixel nearer than the tolerance to a point (x, y)."""
-    rows, columns = (np.arange(n, dtype=np.float64) for n in mask.shape)
-    near = (rows[:, None] - point[1]) ** 2 + (columns[None] - point[0]) ** 2 < tolerance**2
-    return bool((mask & near).any())
+    return pointing.hits(torch.from_numpy(mask), point, tolerance)
 
 
 def difficult_flags(dataset: str) -> dict[str, list[bool]]:
