@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sise.types import SuiteError
+from sise.errors import SuiteError
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
+    from sise.probe.probe import Probe
 
 
-def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25) -> Tensor:
+def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25, shift: float = 0.0) -> Tensor:
     """The same Gaussian for every image and target; runs no network.
 
     A method that does not beat it on a localization metric has not shown that it looks at the image.
@@ -23,6 +23,8 @@ def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25) -> Tens
         probe: Only its size and device are read.
         targets: T class indices.
         sigma: Standard deviation as a share of each side, so that the Gaussian has the image's aspect ratio.
+        shift: Pixels to the right and down. TorchRay's centre is the place (W/2, H/2), pixels counted from 0, half a
+            pixel beside the middle of the image: ``shift=0.5``. On an odd side it lies between two equal maxima.
 
     Returns:
         (T, H, W) float32 in [0, 1], min–max normalised; zero for an image of one pixel.
@@ -36,8 +38,9 @@ def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25) -> Tens
     """
     if not sigma > 0:
         raise SuiteError(f"sigma must be positive, a share of the image's side, got {sigma}")
-    along = [(torch.arange(side, dtype=torch.float64) + 0.5) / side - 0.5 for side in probe.size]
-    squared_distance = sum(offset**2 for offset in torch.meshgrid(*along, indexing="ij"))
+    # in half pixels, so that places on either side of the middle are exactly as far from it
+    along = [(2 * torch.arange(side, dtype=torch.float64) + 1 - 2 * shift - side) / (2 * side) for side in probe.size]
+    squared_distance = torch.stack([offset**2 for offset in torch.meshgrid(*along, indexing="ij")]).sum(dim=0)
     # relative to the nearest pixel, so that the highest value is exactly 1 and no sigma underflows to a zero
     # map
     gaussian = torch.exp(-(squared_distance - squared_distance.min()) / (2 * sigma**2))

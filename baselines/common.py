@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sise.devices import allow_tf32
+from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
-from sise.probe import Probe, captured, take_gradients
-from sise.scoring import allow_tf32, check_scores
-from sise.types import SuiteError, choose
+from sise.probe.capture import captured, take_gradients
+from sise.probe.probe import Probe
+from sise.scoring import check_scores
 
 REDUCTIONS = ("abs_max", "abs_sum", "sum_positive", "sum_signed")
 
@@ -31,6 +33,36 @@ def cam_layer_of(probe: Probe, layer: str | None) -> str:
             "Pass layer=<module name>, or give the model a cam_layer."
         )
     return chosen
+
+
+def gradient_cam(
+    probe: Probe,
+    targets: Sequence[int],
+    layer: str | None,
+    upsampling: str,
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """A CAM made of one layer's feature maps and the gradients of the score before the softmax.
+
+    Args:
+        probe: One image as one network sees it.
+        targets: T class indices.
+        layer: See :func:`cam_layer_of`.
+        upsampling: See :func:`to_saliency`.
+        combine: (T, C, h, w) gradients and (C, h, w) feature maps -> (T, h, w), of which the positive part counts.
+
+    Returns:
+        (T, H, W) in [0, 1]: rectified at the layer's resolution, upsampled, min-max per map.
+
+    Raises:
+        SuiteError: If no layer is known or a target is not a class.
+    """
+    targets, layer = check_targets(probe, targets), cam_layer_of(probe, layer)
+    if not targets:
+        return no_maps(probe)
+    maps = probe.feature_maps(layer)
+    gradients = torch.stack([probe.gradients(layer, target, of="logit") for target in targets])
+    return to_saliency(F.relu(combine(gradients, maps)), probe.size, upsampling)
 
 
 def weighted_maps(weights: Tensor, maps: Tensor) -> Tensor:
@@ -99,6 +131,9 @@ def reduce_channels(attributions: Tensor, reduce: str) -> Tensor:
 def attribution_maps(attributions: Tensor, size: tuple[int, ...], reduce: str, smooth: float = 0.0) -> Tensor:
     """Brings attributions to maps of the image: channels reduced, resized, smoothed, scaled, in this order.
 
+    What smoothing averages has its sign still, so that neighbours of opposite signs cancel: of ``sum_positive`` the
+    positive part is taken after it, without smoothing before the sum is resized.
+
     Args:
         attributions: (T, C, h, w), signed; (T, C, l) of a signal.
         size: (H, W), or (L,).
@@ -115,8 +150,10 @@ def attribution_maps(attributions: Tensor, size: tuple[int, ...], reduce: str, s
     """
     if smooth < 0:
         raise SuiteError(f"smooth must be at least 0, a fraction of the image's longer side; got {smooth}.")
-    maps = upsample(reduce_channels(attributions.detach().float(), reduce), size)
-    maps = gaussian_smooth(maps, smooth * max(size))
+    signed_first = smooth > 0 and reduce == "sum_positive"
+    maps = reduce_channels(attributions.detach().float(), "sum_signed" if signed_first else reduce)
+    maps = gaussian_smooth(upsample(maps, size), smooth * max(size))
+    maps = F.relu(maps) if signed_first else maps
     if reduce != "sum_signed":
         return minmax(maps, len(size))
     largest = maps.abs().amax(dim=locations(maps), keepdim=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.excitation_backprop import Excitation, excitation_layer
+from sise.baselines.rules import RuledGraph, one_hot
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.excitation_backprop import Excitation, excitation_layer
-from baselines.rules import RuledGraph, one_hot
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 def contrastive_excitation_backprop(
@@ -31,8 +31,8 @@ def contrastive_excitation_backprop(
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
-        layer: The layer of the map, see :func:`baselines.excitation_backprop.excitation_backprop`.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; ``sum_positive`` is the paper's.
+        layer: The layer of the map, see :func:`sise.baselines.excitation_backprop.excitation_backprop`.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`; ``sum_positive`` is the paper's.
         smooth: Gaussian over the map, as a fraction of the longer side; TorchRay's pointing game uses none.
 
     Returns:

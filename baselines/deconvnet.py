@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.rules import Back, Rules, gradients_under
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.rules import Back, RuledGraph, Rules, one_hot
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 class Deconvolution(Rules):
@@ -27,7 +26,7 @@ def deconvnet(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_max", 
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; ``abs_max`` is TorchRay's.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`; ``abs_max`` is TorchRay's.
         smooth: Gaussian over the map, as a fraction of the longer side; TorchRay's pointing game uses 0.02.
 
     Returns:
@@ -42,6 +41,4 @@ def deconvnet(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_max", 
     targets = check_targets(probe, targets)
     if not targets:
         return no_maps(probe)
-    graph = RuledGraph(probe, Deconvolution())
-    gradients = torch.stack([graph.backward(one_hot(graph.scores, target)) for target in targets])
-    return attribution_maps(gradients, probe.size, reduce, smooth)
+    return attribution_maps(gradients_under(Deconvolution(), probe, targets), probe.size, reduce, smooth)

@@ -12,13 +12,14 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import check_targets, no_maps, tf32_as_engine
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from baselines.common import check_targets, no_maps, tf32_as_engine
+from sise.errors import SuiteError, choose
 from sise.maps import minmax
-from sise.probe import Probe, take_gradients
-from sise.types import SuiteError, choose
+from sise.probe.capture import take_gradients
+from sise.probe.probe import Probe
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 AREA_WEIGHT, AREA_WEIGHT_GROWTH = 300.0, 1.0035
@@ -152,7 +153,7 @@ def optimise_masks(
     """
     count, device = len(targets), images.device
     levels = blur_pyramid(images.detach(), num_levels, max_blur)
-    to_mask = SmoothMask(tuple(images.shape[-2:]), step, sigma, device, exact)
+    to_mask = SmoothMask((images.shape[-2], images.shape[-1]), step, sigma, device, exact)
     pixels = math.prod(to_mask.padded_size)
     ideal = torch.ones(count, pixels, dtype=torch.float32, device=device)
     for row, area in zip(ideal, areas, strict=True):
@@ -286,8 +287,9 @@ def _row_blocks(around: Tensor, bumps: Tensor) -> list[slice]:
 def blur_pyramid(images: Tensor, num_levels: int, max_blur: float) -> Tensor:
     """(N, C, H, W) -> (N, L, C, H, W), from the strongest blur to the images themselves, equal steps of sigma."""
     with torch.no_grad():
-        numbers = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
-        sigmas = [float((1 - level) * max_blur) for level in torch.linspace(0, 1, num_levels, **numbers)]
+        # whatever torch's defaults are
+        steps = torch.linspace(0, 1, num_levels, dtype=torch.float32, device="cpu")
+        sigmas = [float((1 - level) * max_blur) for level in steps]
         return torch.stack([gaussian_blur(images, sigma) for sigma in sigmas], dim=1)
 
 

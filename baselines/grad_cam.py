@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import cam_layer_of, check_targets, locations, no_maps, to_saliency, weighted_maps
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, locations, no_maps, to_saliency, weighted_maps
-from sise.probe import Probe
-from sise.types import GradientScore
+from sise.choices import GradientScore
+from sise.probe.probe import Probe
 
 
 def grad_cam(
@@ -29,7 +29,8 @@ def grad_cam(
         layer: Layer whose feature maps A are summed; None takes the probe's ``cam_layer``.
         of: The scalar y. ``logit`` is the paper's "before the softmax". ``log_odds`` gives the map of the softmax
             probability (its gradient up to a positive factor, which min-max removes) without its rounding trouble.
-        upsampling: ``bilinear``, or ``cubic`` splines as SISE's authors use (:func:`baselines.common.to_saliency`).
+        upsampling: ``bilinear``, or ``cubic`` splines as SISE's authors use
+            (:func:`sise.baselines.common.to_saliency`).
 
     Returns:
         (T, H, W) in [0, 1]: rectified at the layer's resolution, upsampled, min-max per map (``cubic``: slightly

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import cam_layer_of, check_targets, no_maps, to_saliency, weighted_maps
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, locations, no_maps, to_saliency, weighted_maps
-from sise.probe import Probe
-from sise.types import choose
+from sise.errors import choose
+from sise.probe.probe import Probe
 
 SCORES = ("logit", "exp", "softmax")
 
@@ -39,7 +39,8 @@ def grad_cam_pp(
             ``eps``. ``softmax``: the class probability, the same formula with its gradient.
         normalise_alpha: Divide each map's alphas by their sum, as the authors' own code does.
         eps: Keeps the denominator of alpha away from zero.
-        upsampling: ``bilinear``, or ``cubic`` splines as SISE's authors use (:func:`baselines.common.to_saliency`).
+        upsampling: ``bilinear``, or ``cubic`` splines as SISE's authors use
+            (:func:`sise.baselines.common.to_saliency`).
 
     Returns:
         (T, H, W) in [0, 1]: rectified at the layer's resolution, upsampled, min-max per map (``cubic``: slightly
@@ -71,13 +72,28 @@ def _weights(probe: Probe, layer: str, target: int, score: str, normalise_alpha:
         gradient = gradient * (log_p[chosen].exp() * log_p[~chosen].exp().sum())  # dp = p (1 - p) d log-odds
     if score == "exp":
         eps = eps * float(torch.exp(-scores[target]))  # numerator and denominator divided by exp(S)
-    everywhere = locations(gradient)
-    sums = probe.feature_maps(layer).double().sum(dim=everywhere, keepdim=True)
+    weights = alpha_weights(gradient, probe.feature_maps(layer).double(), eps, normalise_alpha)
+    largest = weights.max()  # the softmax's weights may be too small for float32 maps
+    return weights / largest if largest > 0 else weights
+
+
+def alpha_weights(gradient: Tensor, maps: Tensor, eps: float = 1e-6, normalise_alpha: bool = False) -> Tensor:
+    """``sum_ij alpha_kij ReLU(g_kij)`` of each channel, alpha as in :func:`grad_cam_pp`.
+
+    Args:
+        gradient: (..., C, h, w) gradients g, with any number of images before; or (C, l) of a signal.
+        maps: The feature maps, of the same shape.
+        eps: Keeps the denominator of alpha away from zero.
+        normalise_alpha: Divide each map's alphas by their sum.
+
+    Returns:
+        (..., C).
+    """
+    everywhere = tuple(range(-1, -gradient.ndim, -1)) if gradient.ndim < 4 else (-2, -1)
+    sums = maps.sum(dim=everywhere, keepdim=True)
     denominator = 2 * gradient**2 + sums * gradient**3 + eps
     alpha = torch.where((gradient != 0) & (denominator != 0), gradient**2 / denominator, 0)
     if normalise_alpha:
         total = alpha.sum(dim=everywhere, keepdim=True)
         alpha = torch.where(total != 0, alpha / total, 0)
-    weights = (alpha * F.relu(gradient)).sum(dim=everywhere)
-    largest = weights.max()  # the softmax's weights may be too small for float32 maps
-    return weights / largest if largest > 0 else weights
+    return (alpha * F.relu(gradient)).sum(dim=everywhere)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from sise.probe import Probe
-from sise.types import GradientScore
+from sise.choices import GradientScore
+from sise.probe.probe import Probe
 
 
 def gradient(
@@ -26,7 +26,7 @@ def gradient(
         probe: One image as one network sees it.
         targets: T class indices.
         of: The scalar y: ``logit``, ``log_odds`` or ``softmax_f32``.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; ``abs_max`` is the paper's.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`; ``abs_max`` is the paper's.
         smooth: Gaussian over the map, as a fraction of the longer side; TorchRay's pointing game uses 0.02.
 
     Returns:

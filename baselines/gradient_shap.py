@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
+from sise.errors import SuiteError
 from sise.maps import over_map
-from sise.probe import Probe, take_gradients
-from sise.types import SuiteError
+from sise.probe.capture import take_gradients
+from sise.probe.probe import Probe
 
 
 def gradient_shap(
@@ -33,7 +34,7 @@ def gradient_shap(
         baselines: B constant images to draw b_i from, each given by the network input of its C channels (those of a
             black pixel, say); None is zero network input.
         noise: Standard deviation of Gaussian noise on x at each point, in network input; captum's ``stdevs``.
-        reduce: Sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: Sign policy, see :func:`sise.baselines.common.reduce_channels`.
         batch_size: Points through the network at once; no numeric effect but float rounding.
         seed: Of the points; torch's own generator is not touched.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 def gradient_x_input(
@@ -22,7 +22,7 @@ def gradient_x_input(
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`.
         smooth: Gaussian over the map, as a fraction of the longer side.
 
     Returns:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.rules import Back, Rules, gradients_under
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.rules import Back, RuledGraph, Rules, one_hot
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 class Guided(Rules):
@@ -28,7 +28,7 @@ def guided_backprop(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; ``abs_max`` is TorchRay's.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`; ``abs_max`` is TorchRay's.
         smooth: Gaussian over the map, as a fraction of the longer side; TorchRay's pointing game uses 0.02.
 
     Returns:
@@ -49,5 +49,4 @@ def guided_backprop(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_
 
 def guided_gradients(probe: Probe, targets: Sequence[int]) -> Tensor:
     """The signed guided gradients: (T, C, H, W), from one forward and T backward passes."""
-    graph = RuledGraph(probe, Guided())
-    return torch.stack([graph.backward(one_hot(graph.scores, target)) for target in targets])
+    return gradients_under(Guided(), probe, targets)

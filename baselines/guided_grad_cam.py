@@ -6,19 +6,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps, weighted_maps
+from sise.baselines.guided_backprop import guided_gradients
 from torch import Tensor
 
-from baselines.common import (
-    attribution_maps,
-    cam_layer_of,
-    check_targets,
-    locations,
-    no_maps,
-    weighted_maps,
-)
-from baselines.guided_backprop import guided_gradients
 from sise.maps import upsample
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 def guided_grad_cam(
@@ -35,7 +28,7 @@ def guided_grad_cam(
         probe: One image as one network sees it.
         targets: T class indices.
         layer: Grad-CAM's layer; None takes the probe's ``cam_layer``.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`.
         smooth: Gaussian over the map, as a fraction of the longer side.
 
     Returns:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
+from sise.baselines.common import gradient_cam
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, no_maps, to_saliency
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 def hires_cam(
@@ -22,7 +20,7 @@ def hires_cam(
         targets: T class indices.
         layer: Layer whose feature maps A are summed; None takes the probe's ``cam_layer``. g is the gradient of the
             score before the softmax with respect to them.
-        upsampling: ``bilinear``, or ``cubic`` splines (:func:`baselines.common.to_saliency`).
+        upsampling: ``bilinear``, or ``cubic`` splines (:func:`sise.baselines.common.to_saliency`).
 
     Returns:
         (T, H, W) in [0, 1]: rectified at the layer's resolution, upsampled, min-max per map.
@@ -34,9 +32,4 @@ def hires_cam(
         Draelos and Carin, "Use HiResCAM instead of Grad-CAM for Faithful Explanations of Convolutional Neural
         Networks", 2020.
     """
-    targets, layer = check_targets(probe, targets), cam_layer_of(probe, layer)
-    if not targets:
-        return no_maps(probe)
-    maps = probe.feature_maps(layer)
-    gradients = torch.stack([probe.gradients(layer, target, of="logit") for target in targets])
-    return to_saliency(F.relu((gradients * maps).sum(dim=1)), probe.size, upsampling)
+    return gradient_cam(probe, targets, layer, upsampling, lambda gradients, maps: (gradients * maps).sum(dim=1))

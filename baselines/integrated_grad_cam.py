@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import cam_layer_of, check_targets, layer_gradients, no_maps, to_saliency
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, layer_gradients, no_maps, to_saliency
+from sise.errors import SuiteError
 from sise.maps import over_map
-from sise.probe import Probe
-from sise.types import SuiteError
+from sise.probe.probe import Probe
 
 
 def integrated_grad_cam(
@@ -31,7 +31,7 @@ def integrated_grad_cam(
         layer: Layer of the feature maps A; None takes the probe's ``cam_layer``. g is the gradient of the score before
             the softmax with respect to them.
         n_steps: n, each one forward pass, and one backward pass per target.
-        upsampling: ``bilinear``, or ``cubic`` splines (:func:`baselines.common.to_saliency`).
+        upsampling: ``bilinear``, or ``cubic`` splines (:func:`sise.baselines.common.to_saliency`).
         batch_size: Points through the network at once; no numeric effect but float rounding.
 
     Returns:
@@ -50,7 +50,7 @@ def integrated_grad_cam(
         raise SuiteError(f"expected n_steps >= 1 and batch_size >= 1; got {n_steps} and {batch_size}.")
     if not targets:
         return no_maps(probe)
-    total: Tensor | int = 0
+    total = torch.zeros(())
     for steps in (torch.arange(n_steps, device=probe.device) / n_steps).split(batch_size):
         points = over_map(steps, probe.image.expand(len(steps), *probe.image.shape[1:])) * probe.image
         _, maps, gradients = layer_gradients(probe, points, layer, targets)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from captum.attr import IntegratedGradients
+from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
+from sise.errors import SuiteError, choose
 from sise.maps import over_map
-from sise.probe import Probe, take_gradients
-from sise.types import SuiteError, choose
+from sise.probe.capture import take_gradients
+from sise.probe.probe import Probe
 
 SHORT_TRAPEZOID = "short_trapezoid"
 METHODS = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", SHORT_TRAPEZOID)
@@ -40,7 +41,7 @@ def integrated_gradients(
             network input.
         of: The scalar y: ``logit`` or ``softmax`` (the probability, whose completeness is in confidence).
         reduce: How the channels' signed attributions become one value, see
-            :func:`baselines.common.reduce_channels`; ``abs_sum`` is this suite's choice, the paper names none.
+            :func:`sise.baselines.common.reduce_channels`; ``abs_sum`` is this suite's choice, the paper names none.
         batch_size: Points through the network at once; no numeric effect but float rounding.
 
     Returns:

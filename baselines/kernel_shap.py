@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.segments import coalition_confidences, segments_of
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.segments import coalition_confidences, segments_of
-from sise.probe import Probe
-from sise.types import SuiteError
+from sise.errors import SuiteError
+from sise.probe.probe import Probe
 
 
 def kernel_shap(
@@ -36,8 +36,8 @@ def kernel_shap(
         targets: T class indices.
         n_samples: Coalitions, each one forward pass, beside the empty and the whole one. The authors' package has
             2 M + 2048.
-        n_segments, compactness, sigma: See :func:`baselines.segments.segments_of`.
-        reduce: Sign policy, see :func:`baselines.common.reduce_channels`.
+        n_segments, compactness, sigma: See :func:`sise.baselines.segments.segments_of`.
+        reduce: Sign policy, see :func:`sise.baselines.common.reduce_channels`.
         seed: Of the coalitions; torch's own generator is not touched.
 
     Returns:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.segments import coalition_confidences, segments_of
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.segments import coalition_confidences, segments_of
-from sise.probe import Probe
-from sise.types import SuiteError
+from sise.errors import SuiteError
+from sise.probe.probe import Probe
 
 
 def lime(
@@ -36,10 +36,10 @@ def lime(
             segment's mean colour.
         targets: T class indices.
         n_samples: Samples, each one forward pass.
-        n_segments, compactness, sigma: See :func:`baselines.segments.segments_of`.
+        n_segments, compactness, sigma: See :func:`sise.baselines.segments.segments_of`.
         kernel_width: Of the weights; the authors' package has 0.25.
         ridge: Penalty on the squared weights, not on the intercept; the authors' package has 1.
-        reduce: Sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: Sign policy, see :func:`sise.baselines.common.reduce_channels`.
         seed: Of the samples; torch's own generator is not touched.
 
     Returns:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, no_maps
 from torch import Tensor
 
-from baselines.common import attribution_maps, cam_layer_of, check_targets, no_maps
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 def linear_approx(
@@ -25,7 +25,8 @@ def linear_approx(
         probe: One image as one network sees it.
         targets: T class indices.
         layer: The layer; None takes the probe's ``cam_layer``. At the image itself it is ``gradient_x_input``.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; ``sum_positive`` is HiResCAM but for the
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`; ``sum_positive`` is HiResCAM but for
+            the
             order of rectifying and resizing, which is the same here: the sum is rectified at the layer's resolution.
         smooth: Gaussian over the map, as a fraction of the longer side.
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.contrast import CONTRASTS, contrasted
+from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.contrast import CONTRASTS, contrasted
-from baselines.rules import Affine, Back, Linear, RuledGraph, Rules
+from sise.errors import SuiteError, choose
 from sise.maps import over_map
-from sise.probe import Probe
-from sise.types import SuiteError, choose
+from sise.probe.probe import Probe
 
 Bounds = tuple[Tensor, Tensor]
 """The lowest and the highest network input, broadcastable to (1, C, H, W)."""
@@ -48,9 +50,7 @@ def _by_sign(
     return pairs
 
 
-def _half(parameter: Tensor | None, positive: bool) -> Tensor | None:
-    if parameter is None:
-        return None
+def _half(parameter: Tensor, positive: bool) -> Tensor:
     return parameter.clamp(min=0) if positive else parameter.clamp(max=0)
 
 
@@ -60,7 +60,8 @@ def alpha_beta(layer: Affine, relevance: Tensor, bounds: Bounds, *, alpha: float
     for positive, factor in ((True, alpha), (False, -beta)):
         if factor:
             halves = partial(_half_for, layer.weight, positive)
-            pairs = _by_sign(layer, f"half {positive}", halves, _half(layer.bias, positive))
+            bias = None if layer.bias is None else _half(layer.bias, positive)
+            pairs = _by_sign(layer, f"half {positive}", halves, bias)
             total += _shared(pairs, factor * relevance)
     return total
 
@@ -71,8 +72,9 @@ def _half_for(weight: Tensor, positive: bool, positive_input: bool) -> Tensor:
 
 
 def _shared(pairs: Sequence[tuple[Tensor, Linear]], relevance: Tensor) -> Tensor:
-    share = relevance / stabilised(sum(linear.value for _, linear in pairs))
-    return sum(x * linear.transposed(share) for x, linear in pairs)
+    total = functools.reduce(operator.add, (linear.value for _, linear in pairs))
+    share = relevance / stabilised(total)
+    return functools.reduce(operator.add, (x * linear.transposed(share) for x, linear in pairs))
 
 
 plus = partial(alpha_beta, alpha=1.0, beta=0.0)
@@ -108,7 +110,7 @@ def box(
     layer: Affine, relevance: Tensor, bounds: Bounds, *, guarded: Callable[[Tensor], Tensor] = stabilised
 ) -> Tensor:
     """z^B: ``(x W - l W+ - h W-)`` in the place of x W, l and h the lowest and the highest input; biases drop out."""
-    low, high = (bound.expand_as(layer.x) for bound in bounds)
+    low, high = (bound.to(layer.x).expand_as(layer.x) for bound in bounds)
     whole = layer.linear("without bias", lambda: (layer.x, layer.weight, None))
     lowest = layer.linear("lowest", lambda: (low, layer.weight.clamp(min=0), None))
     highest = layer.linear("highest", lambda: (high, layer.weight.clamp(max=0), None))
@@ -185,10 +187,11 @@ def lrp(
         composite: ``epsilon``; ``epsilon_plus`` (epsilon on linear layers, alpha 1 beta 0 on convolutions);
             ``epsilon_alpha2_beta1``; both with ``_flat`` for the first convolution; ``epsilon_gamma_box`` (gamma 0.25,
             z^B on pixels); ``alpha1_beta0_box``, that of RAP's comparisons.
-        contrast: ``none``; ``others`` (CLRP) or ``softmax`` (SGLRP), see :mod:`baselines.contrast` (interpretation).
+        contrast: ``none``; ``others`` (CLRP) or ``softmax`` (SGLRP), see :mod:`sise.baselines.contrast`
+            (interpretation).
         low, high: For z^B, the network input of black and white, one value per channel; None takes the image's own
             smallest and largest value over all channels.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`.
         smooth: Gaussian over the map, as a fraction of the longer side.
 
     Returns:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import check_targets, no_maps
+from sise.baselines.excitation_backprop import excitation_layer
 from torch import Tensor
 
-from baselines.common import check_targets, no_maps
-from baselines.excitation_backprop import excitation_layer
+from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
-from sise.probe import Probe
-from sise.types import SuiteError, choose
+from sise.probe.probe import Probe
 
 VIRTUAL_LAYERS = ("conv1x1", "conv3x3", "scaling", "bias")
 AGGREGATIONS = ("norm", "sum", "max", "selective")

@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.segments import CHUNK
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.segments import CHUNK
-from sise.probe import Probe
-from sise.types import SuiteError
+from sise.errors import SuiteError
+from sise.probe.probe import Probe
 
 
 def occlusion(
@@ -32,7 +32,7 @@ def occlusion(
         targets: T class indices.
         window: Side of the window as a share of the image's: 32 of 224 pixels.
         stride: Step of the window likewise: 16 of 224 pixels. The last window of a row may reach over the border.
-        reduce: Sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: Sign policy, see :func:`sise.baselines.common.reduce_channels`.
 
     Returns:
         (T, H, W) in [0, 1], or in [-1, 1] if ``reduce`` is ``sum_signed``.

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sise.errors import SuiteError
 from sise.maps import upsample
-from sise.types import SuiteError
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
+    from sise.probe.probe import Probe
 
 
 def random(probe: Probe, targets: Sequence[int], *, cells: int | None = None, seed: int | None = None) -> Tensor:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.lrp import Bounds, bounds_of, box
+from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided, one_hot
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps
-from baselines.lrp import Bounds, bounds_of, box
-from baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided, one_hot
+from sise.errors import SuiteError, choose
 from sise.maps import over_map
-from sise.probe import Probe
-from sise.types import SuiteError, choose
+from sise.probe.probe import Probe
 
 LINEAR_RULES = ("code", "conv")
 
@@ -22,6 +22,8 @@ box = partial(box, guarded=lambda total: total + 1e-9)
 
 class RelativeAttribution(Rules):
     """RAP's rules; the last layer normalises by absolute influence, the others shift relevance to keep its sum."""
+
+    double = True
 
     def __init__(self, bounds: Bounds, linear_rule: str = "code") -> None:
         self.bounds, self.linear_rule = bounds, linear_rule
@@ -103,13 +105,19 @@ def rap(
     and the largest value of the image. Where z < 0 all relevance of the last layer is negative, and with it the
     map's sign: see ``flip``.
 
+    Network and relevance are computed in float64. On residual networks relevance of both signs grows from block to
+    block, to thousands of times z, and rounding with it: of 35 maps of the narrow ResNet-50 (the first 14 scenes of
+    ``shapes``), those of float32 are off by 5 % of the largest relevance in the median, and by 44 times it at worst.
+    What is left there says little of the class; VGG16's maps agree to rounding.
+
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
         linear_rule: Where linear layers send negative relevance: ``code``, as in the authors' code, over positive
             contributions; ``conv``, as convolutions do, over negative ones.
         flip: Multiply the relevance by the sign of z.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`; the authors' picture is ``sum_signed``.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`; the authors' picture is
+            ``sum_signed``.
         smooth: Gaussian over the map, as a fraction of the longer side.
 
     Returns:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps
+from sise.baselines.lrp import Bounds, bounds_of
+from sise.baselines.rap import box, uniform_shift
+from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided
 from torch import Tensor
 
-from baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps
-from baselines.lrp import Bounds, bounds_of
-from baselines.rap import box, uniform_shift
-from baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided
+from sise.errors import choose
 from sise.maps import over_map
-from sise.probe import Probe
-from sise.types import choose
+from sise.probe.probe import Probe
 
 STARTS = ("single", "relative")
 
@@ -64,6 +64,10 @@ def rsp(
     Below the layer no weight of the network enters but the first convolution's, only activations: a sanity check must
     randomise below it to see the map move.
 
+    Relevance keeps its sum, with one exception: convolutions of 1 x 1 are not shifted, as in the authors' code, so that
+    the relevance of a place at which all of their input is zero ends there (what they put out is their bias). Narrow
+    ResNets have such places, VGG16 has no such convolutions.
+
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
@@ -72,7 +76,7 @@ def rsp(
             ``relative``, that minus those of the other predicted classes ("hostile"), then "purged", as in their
             function that the script does not use.
         threshold: Other classes count as predicted whose sigmoid exceeds this (interpretation: no source says which).
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`.
         smooth: Gaussian over the map, as a fraction of the longer side.
 
     Returns:

@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,9 +24,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sise.probe import Probe, captured, check_gradient
-from sise.scoring import allow_tf32, check_scores
-from sise.types import SuiteError
+from sise.devices import allow_tf32
+from sise.errors import SuiteError
+from sise.probe.capture import captured, check_gradient
+from sise.probe.probe import Probe
+from sise.scoring import check_scores
 
 Back = Callable[[Tensor], Tensor]
 """Takes the relevance of an operation's output to that of its input."""
@@ -53,6 +56,8 @@ ROUTING |= {
 
 A logsumexp of scores, as of the scores of a class's subclasses, hands its relevance to them as their softmax.
 """
+CASTS = {"to", "type", "type_as", "float"}
+"""They leave a tensor what it is where all is computed in float64."""
 CONSTANTS = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
 """Their result does not depend on the values of what they are given."""
 
@@ -93,7 +98,7 @@ class Affine:
     first: bool
     name: str
     is_last: Callable[[], bool]
-    source: Tensor = field(repr=False, default=None)  # the input within the graph
+    source: Tensor | None = field(repr=False, default=None)  # the input within the graph
     _version: int = -1
     _known: dict[str, Linear] = field(default_factory=dict, repr=False)
 
@@ -127,10 +132,12 @@ class Rules:
         relevance: Whether relevance is passed: then an operation without a rule is refused. Otherwise gradients are,
             and an operation without a rule keeps its own.
         folds: Whether a batch normalisation that reads a convolution is treated as part of it.
+        double: Whether the network and the relevance are computed in float64, for rules that magnify rounding.
     """
 
     relevance = True
     folds = False
+    double = False
 
     def affine(self, layer: Affine) -> Back:
         """Of a convolution or linear layer."""
@@ -168,7 +175,7 @@ class RuledGraph:
         layers: Names of layers that relevance is to be taken to or from.
 
     Attributes:
-        scores: (K,) scores of the image.
+        scores: (K,) scores of the image, float64 if the rules are computed so.
 
     Raises:
         SuiteError: If an operation has no rule; the message names it and its module.
@@ -176,7 +183,8 @@ class RuledGraph:
 
     def __init__(self, probe: Probe, rules: Rules, layers: Sequence[str] = ()) -> None:
         self._probe = probe
-        self._image = probe.image.detach().clone().requires_grad_()
+        image = probe.image.detach().clone()
+        self._image = (image.double() if rules.double else image).requires_grad_()
         operations = _Operations(probe.network, rules)
         with allow_tf32(False), torch.enable_grad(), captured(probe.network, layers) as self._maps:
             image = self._image.clone()  # the network may write into its input
@@ -229,6 +237,16 @@ def _propagated(begin: Tensor, end: Tensor, seed: Tensor) -> Tensor | None:
         ) from error
 
 
+def gradients_under(rules: Rules, probe: Probe, targets: Sequence[int]) -> Tensor:
+    """(T, C, H, W): what the image gets of each target's score, from one forward and T backward passes.
+
+    Raises:
+        SuiteError: See :class:`RuledGraph`.
+    """
+    graph = RuledGraph(probe, rules)
+    return torch.stack([graph.backward(one_hot(graph.scores, target)) for target in targets])
+
+
 def one_hot(scores: Tensor, target: int, value: float | Tensor = 1.0) -> Tensor:
     """(K,) ``value`` at the target, zero elsewhere."""
     seed = torch.zeros_like(scores)
@@ -242,12 +260,13 @@ class _Ruled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Callable[[], Tensor], back: Callable, *inputs: Tensor) -> Tensor:
         ctx.back = back
+        ctx.set_materialize_grads(False)  # where no gradient arrives is not where a zero arrives
         return value()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, relevance: Tensor) -> tuple:
-        return None, None, *ctx.back(relevance)
+    def backward(ctx: Any, relevance: Tensor | None) -> tuple:
+        return (None,) * len(ctx.needs_input_grad) if relevance is None else (None, None, *ctx.back(relevance))
 
 
 @dataclass(eq=False)
@@ -301,6 +320,10 @@ class _Operations(TorchFunctionMode):
         if not followed:
             return func(*args, **kwargs)
         name = func.__name__.strip("_")
+        if self._rules.double:
+            if name in CASTS:
+                return followed[0]
+            args, kwargs = self._doubled(args), self._doubled(kwargs)
         if name in RECTIFIERS:
             ceiling = _ceiling(name, args, kwargs)
             if ceiling is not None:
@@ -328,6 +351,17 @@ class _Operations(TorchFunctionMode):
         for tensor in made:
             self.follow(tensor, raw=all(self._origins[t].raw for t in followed))
         return result
+
+    def _doubled(self, values: Any) -> Any:
+        """The arguments of an operation with weights and constants in float64, as what depends on the image is."""
+        if isinstance(values, Tensor):
+            single = values.is_floating_point() and values not in self._origins
+            return values.detach().double() if single else values
+        if isinstance(values, dict):
+            return {name: self._doubled(value) for name, value in values.items()}
+        if type(values) in (list, tuple):
+            return type(values)(self._doubled(value) for value in values)
+        return values
 
     def _enter(
         self, func: Callable, args: tuple, kwargs: dict, inputs: list[Tensor], rule: Callable[[], Callable]
@@ -442,7 +476,7 @@ class _Operations(TorchFunctionMode):
 
     def _named(self, func: Callable) -> str:
         """An operation and the module that runs it, found on the stack of calls."""
-        frame = sys._getframe()
+        frame: FrameType | None = sys._getframe()
         while frame is not None:
             module = frame.f_locals.get("self")
             if isinstance(module, nn.Module) and module in self._names:

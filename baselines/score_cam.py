@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import cam_layer_of, check_targets, no_maps, weighted_maps
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, no_maps, weighted_maps
 from sise.maps import minmax, upsample
-from sise.probe import Probe
+from sise.probe.probe import Probe
 
 
 def score_cam(

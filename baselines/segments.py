@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sise.errors import SuiteError
 from sise.maps import minmax
-from sise.probe import Probe
-from sise.types import SuiteError
+from sise.probe.probe import Probe
 
 FEWEST = 10
 CELLS = 7
@@ -74,7 +74,7 @@ def coalition_confidences(
 
     Args:
         probe: One image as one network sees it; hidden segments get its fill.
-        bank: Names the coalitions and everything they depend on, see :meth:`sise.probe.Probe.bank_confidences`.
+        bank: Names the coalitions and everything they depend on, see :meth:`sise.probe.probe.Probe.bank_confidences`.
         segments: (H, W) or (L,) int64, from :func:`segments_of`.
         coalitions: (N, M) bool, which segments are shown.
         targets: T class indices.

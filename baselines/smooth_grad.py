@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from sise.baselines.common import attribution_maps, check_targets, no_maps, noisy_copies, tf32_as_engine
 from torch import Tensor
 
-from baselines.common import attribution_maps, check_targets, no_maps, noisy_copies, tf32_as_engine
-from sise.probe import Probe, take_gradients
-from sise.types import SuiteError, choose
+from sise.errors import SuiteError, choose
+from sise.probe.capture import take_gradients
+from sise.probe.probe import Probe
 
 KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -37,7 +38,7 @@ def smooth_grad(
         nt_type: ``smoothgrad`` takes the mean of the gradients, ``smoothgrad_sq`` that of their squares, ``vargrad``
             their variance.
         abs_first: Average absolute gradients, as captum does unless told otherwise; the paper averages signed ones.
-        reduce: The sign policy, see :func:`baselines.common.reduce_channels`.
+        reduce: The sign policy, see :func:`sise.baselines.common.reduce_channels`.
         smooth: Gaussian over the map, as a fraction of the longer side.
         batch_size: Copies through the network at once; no numeric effect but float rounding.
         seed: Of the noise; torch's own generator is not touched.

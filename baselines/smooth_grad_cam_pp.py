@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from baselines.common import (
+from sise.baselines.common import (
     cam_layer_of,
     check_targets,
     layer_gradients,
@@ -17,10 +15,12 @@ from baselines.common import (
     to_saliency,
     weighted_maps,
 )
-from baselines.rules import divided
+from sise.baselines.rules import divided
+from torch import Tensor
+
+from sise.errors import SuiteError
 from sise.maps import over_map
-from sise.probe import Probe
-from sise.types import SuiteError
+from sise.probe.probe import Probe
 
 
 def smooth_grad_cam_pp(
@@ -45,7 +45,7 @@ def smooth_grad_cam_pp(
             the softmax with respect to them.
         n: Copies, each one forward pass, and one backward pass per target.
         noise: Standard deviation of the Gaussian noise, as a share of the range of the network's input.
-        upsampling: ``bilinear``, or ``cubic`` splines (:func:`baselines.common.to_saliency`).
+        upsampling: ``bilinear``, or ``cubic`` splines (:func:`sise.baselines.common.to_saliency`).
         seed: Of the noise; torch's own generator is not touched.
 
     Returns:

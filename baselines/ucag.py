@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sise.baselines.common import cam_layer_of, check_targets, gaussian_smooth, layer_gradients, no_maps
+from sise.baselines.grad_cam_pp import alpha_weights
 from torch import Tensor
 
-from baselines.common import cam_layer_of, check_targets, gaussian_smooth, layer_gradients, no_maps
+from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
-from sise.probe import Probe
-from sise.types import SuiteError, choose
+from sise.probe.probe import Probe
 
-BASES = ("grad_cam", "hires_cam")
+BASES = ("grad_cam", "grad_cam_pp", "hires_cam")
 
 
 def ucag(
@@ -39,7 +40,8 @@ def ucag(
     Args:
         probe: One image as one network sees it.
         targets: T class indices.
-        base: The CAM: ``grad_cam`` or ``hires_cam``, of the score before the softmax.
+        base: The CAM: ``grad_cam``, ``grad_cam_pp`` or ``hires_cam``, of the score before the softmax; their weights
+            as they are (interpretation for ``grad_cam_pp``, whose weights another patch's are then compared with).
         layer: Its layer; None takes the probe's ``cam_layer``.
         patches: Patches along each side.
         crop: A patch's side, as a share of the image's.
@@ -83,6 +85,9 @@ def ucag(
         scores, activations, gradients = layer_gradients(probe, inputs, layer, targets)
         if base == "grad_cam":
             gradients = gradients.mean(dim=(-2, -1), keepdim=True)
+        elif base == "grad_cam_pp":
+            weights = alpha_weights(gradients.double(), activations.double().expand_as(gradients))
+            gradients = weights.to(gradients)[..., None, None]
         small = (gradients * activations).sum(dim=2)  # (T, N, h, w)
         maps.append(torch.stack([upsample(of_target, tuple(sides)) for of_target in small]))
         confidences.append(scores.double().softmax(dim=1)[:, targets].T)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
+    from sise.probe.probe import Probe
 
 
 def uniform(probe: Probe, targets: Sequence[int]) -> Tensor:

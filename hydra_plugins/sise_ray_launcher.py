@@ -6,7 +6,10 @@ release for the Pythons in use.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+SECONDS = 10.0
+"""For which a cluster's address is tried."""
 
 
 class RayLauncher(Launcher):
@@ -31,7 +37,7 @@ class RayLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what a sweep is made of; called by Hydra."""
-        self.config, self.script = config, task_function.__wrapped__.__code__.co_filename
+        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; one that fails does not stop the others.
@@ -39,23 +45,60 @@ class RayLauncher(Launcher):
         Args:
             job_overrides: Per job.
             initial_job_idx: Number of the first one.
+
+        Raises:
+            SuiteError: If there is no such cluster, or this machine has not what a job takes.
         """
         import ray
 
-        from sise.benchmark import sweeps
+        from sise.benchmark import invocation
+        from sise.benchmark.commands import sweeps
 
         def run(overrides: list[str], number: int, folder: str = os.getcwd()) -> int:
             os.chdir(folder)
-            return sweeps.run_command(script, overrides, sweep, number)
+            return sweeps.run_command(command, overrides, sweep, number)
 
-        script, sweep = os.path.abspath(self.script), str(self.config.hydra.sweep.dir)
-        with ray.init(address=self.address, include_dashboard=False, log_to_driver=True):
+        command, sweep = invocation.words(self.config.hydra.job.config_name), str(self.config.hydra.sweep.dir)
+        with self._connected(ray):
+            self._check_resources(ray)
             task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=self.max_retries)(run)
             jobs = [
                 task.remote(sweeps.arguments(self.config.hydra, overrides), initial_job_idx + i)
                 for i, overrides in enumerate(job_overrides)
             ]
             return [self._ended(ray, job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
+
+    def _connected(self, ray: Any) -> Any:
+        """Ray, started on this machine or found at the address."""
+        from sise.errors import SuiteError
+
+        place = (self.address or "").removeprefix("ray://")
+        host, colon, port = place.rpartition(":")
+        try:
+            if colon:  # Ray itself tries for minutes
+                with contextlib.closing(socket.create_connection((host, int(port)), timeout=SECONDS)):
+                    pass
+            return ray.init(address=self.address, include_dashboard=False, log_to_driver=True)
+        except (OSError, ValueError) as error:
+            raise SuiteError(
+                f"hydra.launcher.address={self.address}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
+                "start one with `ray start --head`, or leave hydra.launcher.address out to use this machine alone."
+            ) from error
+
+    def _check_resources(self, ray: Any) -> None:
+        """Whether a machine has what one job takes; jobs would wait for it without a word.
+
+        A cluster may grow, this machine does not.
+        """
+        from sise.errors import SuiteError
+
+        for name, wanted, setting in (("CPU", self.num_cpus, "num_cpus"), ("GPU", self.num_gpus, "num_gpus")):
+            most = max((node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+            if wanted > most:
+                text = f"hydra.launcher.{setting}={wanted:g}: the largest machine that Ray knows has {most:g}"
+                if self.address is None:
+                    raise SuiteError(f"{text}; give a smaller number, or the address of a cluster that has as many.")
+                print(f"{text}; jobs wait until one with as many joins.", file=sys.stderr)
 
     def _ended(self, ray: Any, job: Any, overrides: Sequence[str]) -> JobReturn:
         result = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)

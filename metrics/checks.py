@@ -1,4 +1,4 @@
-"""What every metric checks about its input, and how one says that its value was set by definition."""
+"""What every metric checks about its input."""
 
 from __future__ import annotations
 
@@ -9,28 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sise.types import SuiteError
+from sise.errors import SuiteError
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
+    from sise.probe.probe import Probe
 
 
-def undefined(metric: Callable[..., float], *arguments: Any) -> str:
-    """Why ``metric(*arguments)`` was set by definition, or ``""`` if it was computed.
-
-    A metric that has such cases carries a function ``metric.undefined`` with the metric's own signature,
-    which returns the reason or ``""``; a metric without one always counts as computed. Looks through
-    ``functools.partial``, so that it sees the same hyperparameters as the metric.
-
-    Args:
-        metric: A metric, or a partial of one with its hyperparameters.
-        *arguments: What the metric is called with.
-    """
+def unwrapped(metric: Callable[..., float | None]) -> tuple[Callable[..., float | None], dict[str, Any]]:
+    """Returns the function behind a ``functools.partial`` of any depth, and the settings that are bound to it."""
     keywords: dict[str, Any] = {}
-    while isinstance(metric, partial):
-        metric, keywords = metric.func, {**metric.keywords, **keywords}
-    reason = getattr(metric, "undefined", None)
-    return reason(*arguments, **keywords) if reason else ""
+    function: Any = metric
+    while isinstance(function, partial):
+        function, keywords = function.func, {**function.keywords, **keywords}
+    return function, keywords
 
 
 def finite_map(saliency: Tensor) -> Tensor:
@@ -82,6 +73,29 @@ def map_and_mask(saliency: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(saliency.shape)} and {tuple(mask.shape)}; bring both to the network's grid (E1)"
         )
     return saliency, mask
+
+
+def by_value(saliency: Tensor) -> tuple[Tensor, Tensor]:
+    """A map's values, the largest first, and the places of their pixels; equal ones in raster order.
+
+    Metrics of a map follow each other: the last map's answer is kept, and given again for the same values of the same
+    dtype and device, whatever tensor holds them. So a map is sorted once for all metrics.
+
+    Args:
+        saliency: Finite, of any shape.
+
+    Returns:
+        (pixels,) values and (pixels,) int64 places; not to be changed in place.
+    """
+    for before, values, order in _LAST:  # at most one
+        if (before.dtype, before.device) == (saliency.dtype, saliency.device) and torch.equal(before, saliency):
+            return values, order
+    values, order = saliency.flatten().sort(descending=True, stable=True)
+    _LAST[:] = [(saliency.detach().clone(), values, order)]
+    return values, order
+
+
+_LAST: list[tuple[Tensor, Tensor, Tensor]] = []
 
 
 def pixel_count(fraction: float, pixels: int) -> int:

@@ -1,8 +1,9 @@
 """How fast the network's answer comes or goes while pixels are shown or taken away in the map's order.
 
-All take ``(probe, target, saliency (H, W))``, score their curve in batches and remember nothing: a curve costs one
-forward pass per point. Pixels of equal saliency are taken in raster order, so a constant map is read from the top down:
-such a value is computed, and it says nothing.
+All take ``(probe, target, saliency (H, W))``. A curve costs one forward pass per point; the points of many curves of
+one image share batches, and equal ones a pass (:mod:`sise.metrics.passes`). Pixels of equal saliency are taken in
+raster
+order, so a constant map is read from the top down: such a value is computed, and it says nothing.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from sise.metrics.checks import by_value, map_of_image, pixel_count
+from sise.metrics.passes import plan_of
 from torch import Tensor
 
-from metrics.checks import map_of_image, pixel_count
-from sise.types import SuiteError
+from sise.errors import SuiteError
+from sise.scoring import Segment
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
-
-BATCH = 32
+    from sise.probe.probe import Probe
 
 
-def deletion(probe: Probe, target: int, saliency: Tensor, *, step: int | None = None) -> float:
+def deletion(probe: Probe, target: int, saliency: Tensor, *, step: int | None = None, rows: int = 1) -> float:
     """Deletion: area under the target's confidence while the most salient pixels are set to zero network input.
 
-    Lower is better. From the whole image to an empty one, ``step`` pixels at a time.
+    Lower is better. From the whole image to an empty one, ``step`` pixels at a time. Known weakness: half-empty images
+    are none that the network was trained on, so a map that breaks the image up may win over one that finds the object.
 
     Args:
         probe: One image as one network sees it.
         target: Class index.
         saliency: (H, W) float.
-        step: Pixels per step; by default as many as the image is wide (224 steps for 224 × 224 pixels).
+        step: Pixels per step; None for as many as ``rows`` have.
+        rows: Rows of the image per step: 224 steps of one row for 224 × 224 pixels, as in the paper.
 
     Returns:
         The area by the trapezoid rule, over a width of 1: in [0, 1] when the confidence is a probability.
@@ -42,21 +45,36 @@ def deletion(probe: Probe, target: int, saliency: Tensor, *, step: int | None = 
     Reference:
         Petsiuk, Das and Saenko, "RISE", BMVC 2018, section 4.3.
     """
-    return _area(_curve(probe, target, saliency, step, start=probe.image, end=torch.zeros_like(probe.image)))
+    return _area(curve(probe, target, _deleted(probe, target, saliency, step=step, rows=rows)))
+
+
+@plan_of(deletion)
+def _deleted(probe: Probe, target: int, saliency: Tensor, *, step: int | None = None, rows: int = 1) -> list[Segment]:
+    order = ranks(probe, saliency)
+    return [Segment(probe.image, order >= _counts(probe, order, step, rows))]
 
 
 def insertion(
-    probe: Probe, target: int, saliency: Tensor, *, step: int | None = None, kernel_size: int = 11, sigma: float = 5.0
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    step: int | None = None,
+    rows: int = 1,
+    kernel_size: int = 11,
+    sigma: float = 5.0,
 ) -> float:
     """Insertion: area under the target's confidence while the most salient pixels replace those of a blurred image.
 
-    Higher is better. From the blurred image to the whole one, ``step`` pixels at a time.
+    Higher is better. From the blurred image to the whole one, ``step`` pixels at a time. Known weakness: where the
+    network knows the blurred image already, every map has a large area.
 
     Args:
         probe: One image as one network sees it.
         target: Class index.
         saliency: (H, W) float.
         step: As for :func:`deletion`.
+        rows: As for :func:`deletion`; 8 in UCAG.
         kernel_size: Of the Gaussian, pixels; RISE's 11, 51 in UCAG.
         sigma: Of the Gaussian, pixels; RISE's 5, 50 in UCAG.
 
@@ -69,20 +87,49 @@ def insertion(
     Reference:
         Petsiuk, Das and Saenko, "RISE", BMVC 2018, section 4.3.
     """
+    return _area(
+        curve(
+            probe,
+            target,
+            _inserted(probe, target, saliency, step=step, rows=rows, kernel_size=kernel_size, sigma=sigma),
+        )
+    )
+
+
+@plan_of(insertion)
+def _inserted(
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    step: int | None = None,
+    rows: int = 1,
+    kernel_size: int = 11,
+    sigma: float = 5.0,
+) -> list[Segment]:
+    order = ranks(probe, saliency)  # a map of another size is told before an image that is too small to be blurred
+    return [Segment(probe.image, order < _counts(probe, order, step, rows), blurred(probe, kernel_size, sigma))]
+
+
+def blurred(probe: Probe, kernel_size: int, sigma: float) -> Tensor:
+    """(1, C, H, W) network input of the image behind a Gaussian of ``kernel_size`` pixels and ``sigma``.
+
+    Raises:
+        SuiteError: If the image is too small.
+    """
     from torchvision.transforms.functional import gaussian_blur
 
-    _ranks(probe, saliency)  # a map of another size is told before an image that is too small to be blurred
     if min(probe.size) <= kernel_size // 2:
         raise SuiteError(f"kernel_size={kernel_size} is too wide to blur an image of {tuple(probe.size)} pixels")
-    blurred = gaussian_blur(probe.image, kernel_size=kernel_size, sigma=sigma)
-    return _area(_curve(probe, target, saliency, step, start=blurred, end=probe.image))
+    return gaussian_blur(probe.image, kernel_size=kernel_size, sigma=sigma)
 
 
 def region_insertion(probe: Probe, target: int, saliency: Tensor, *, percents: int = 20) -> float:
     """Region insertion: how often the target is the best class while its most salient pixels alone are shown.
 
     Interpretation: the talk that prints this metric does not define it. Its areas exceed 1, so they are read as sums
-    over the steps 1 %, 2 %, ..., 20 %; the other pixels are zero network input.
+    over the steps 1 %, 2 %, ..., 20 %; the other pixels are zero network input. Known weakness: of a class that is
+    never the network's first, every map scores 0.
 
     Args:
         probe: One image as one network sees it.
@@ -100,38 +147,48 @@ def region_insertion(probe: Probe, target: int, saliency: Tensor, *, percents: i
         The steps are those of Samek et al., "Evaluating the visualization of what a deep neural network has learned",
         TNNLS 2017, most relevant first.
     """
-    ranks = _ranks(probe, saliency)
-    shown = [pixel_count(percent / 100, ranks.numel()) for percent in range(1, percents + 1)]
-    scores = _scores(probe, ranks, shown, start=torch.zeros_like(probe.image), end=probe.image)
+    scores = probe.score_segments(_shown(probe, target, saliency, percents=percents))[0]
     return float((scores.argmax(dim=1) == target).sum())
 
 
-def _curve(probe: Probe, target: int, saliency: Tensor, step: int | None, *, start: Tensor, end: Tensor) -> Tensor:
-    """(n + 1,) confidences while pixels of ``start`` (1, C, H, W) become those of ``end``, most salient first."""
-    ranks = _ranks(probe, saliency)
-    step = probe.size[-1] if step is None else step
+@plan_of(region_insertion)
+def _shown(probe: Probe, target: int, saliency: Tensor, *, percents: int = 20) -> list[Segment]:
+    order = ranks(probe, saliency)
+    shown = [pixel_count(percent / 100, order.numel()) for percent in range(1, percents + 1)]
+    return [Segment(probe.image, order < over_maps(shown, order))]
+
+
+def curve(probe: Probe, target: int, segments: list[Segment]) -> Tensor:
+    """(n,) confidences in the target along the images of segments, float64."""
+    return probe.to_confidence(torch.cat(probe.score_segments(segments)))[:, target]
+
+
+def ranks(probe: Probe, saliency: Tensor) -> Tensor:
+    """(H, W): 0 for the most salient pixel, 1 for the next; equal ones in raster order.
+
+    Raises:
+        SuiteError: If the map is not finite or not of the image's size.
+    """
+    saliency = map_of_image(probe, saliency)
+    order = by_value(saliency)[1]
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(order), device=order.device)
+    return found.reshape(saliency.shape)
+
+
+def over_maps(counts: list[int], one_map: Tensor) -> Tensor:
+    """(n,) counts in the shape that broadcasts over n maps of the shape of ``one_map``."""
+    return torch.tensor(counts, device=one_map.device).reshape(-1, *[1] * one_map.ndim)
+
+
+def _counts(probe: Probe, order: Tensor, step: int | None, rows: int) -> Tensor:
+    """(n + 1, 1, 1) pixels that have changed: none, one step, ..., all."""
+    step = rows * probe.size[-1] if step is None else step
     if not isinstance(step, int) or step < 1:
         raise SuiteError(f"step must be a whole number of pixels from 1, got {step!r}")
-    counts = [min(i * step, ranks.numel()) for i in range(math.ceil(ranks.numel() / step) + 1)]
-    return probe.to_confidence(_scores(probe, ranks, counts, start=start, end=end))[:, target]
+    return over_maps([min(i * step, order.numel()) for i in range(math.ceil(order.numel() / step) + 1)], order)
 
 
-def _ranks(probe: Probe, saliency: Tensor) -> Tensor:
-    """(H, W): 0 for the most salient pixel, 1 for the next; equal ones in raster order."""
-    saliency = map_of_image(probe, saliency)
-    order = saliency.flatten().sort(descending=True, stable=True).indices
-    ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order), device=order.device)
-    return ranks.reshape(saliency.shape)
-
-
-def _scores(probe: Probe, ranks: Tensor, counts: list[int], *, start: Tensor, end: Tensor) -> Tensor:
-    """(n, K) scores of ``start`` whose ``counts[i]`` first pixels are those of ``end``."""
-    bounds = torch.tensor(counts, device=ranks.device).reshape(-1, *[1] * ranks.ndim)
-    parts = [probe.score_inputs(torch.where((ranks < part)[:, None], end, start)) for part in bounds.split(BATCH)]
-    return torch.cat(parts)
-
-
-def _area(curve: Tensor) -> float:
+def _area(values: Tensor) -> float:
     """Under (n + 1,) values, over a width of 1."""
-    return float(torch.trapezoid(curve.double(), dx=1 / (len(curve) - 1)))
+    return float(torch.trapezoid(values.double(), dx=1 / (len(values) - 1)))

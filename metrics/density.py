@@ -12,19 +12,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sise.metrics.checks import map_of_image
+from sise.metrics.passes import plan_of
 from torch import Tensor
 
-from metrics.checks import finite_map, map_of_image
 from sise.maps import minmax
+from sise.scoring import Segment
+from sise.types import Value
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
+    from sise.probe.probe import Probe
 
 
 def positive_density(probe: Probe, target: int, saliency: Tensor) -> float:
     """P(x ⊙ S) / mean(S): the target's confidence where the map shows the image, per share of it shown.
 
-    Higher is better.
+    Higher is better. Known weakness: a map of a single bright pixel divides by almost nothing.
 
     Args:
         probe: One image as one network sees it.
@@ -37,7 +40,7 @@ def positive_density(probe: Probe, target: int, saliency: Tensor) -> float:
     Raises:
         SuiteError: If the map is not finite or not of the image's size.
     """
-    return _density(probe, target, _shown(probe, saliency))
+    return _density(probe, target, _shown(probe, target, saliency))
 
 
 def negative_density(probe: Probe, target: int, saliency: Tensor) -> float:
@@ -45,25 +48,24 @@ def negative_density(probe: Probe, target: int, saliency: Tensor) -> float:
 
     Lower is better. Arguments, value and errors as for :func:`positive_density`; a constant map leaves out everything.
     """
-    return _density(probe, target, 1 - _shown(probe, saliency))
+    return _density(probe, target, _hidden(probe, target, saliency))
 
 
-def _no_positive_density(probe: Probe, target: int, saliency: Tensor) -> str:
-    saliency = finite_map(saliency)
-    return "constant map" if saliency.min() == saliency.max() else ""
-
-
-positive_density.undefined = _no_positive_density
-
-
-def _shown(probe: Probe, saliency: Tensor) -> Tensor:
+@plan_of(positive_density)
+def _shown(probe: Probe, target: int, saliency: Tensor) -> list[Segment]:
     saliency = map_of_image(probe, saliency)
-    return minmax(saliency, saliency.ndim)
+    return [Segment(probe.image, minmax(saliency, saliency.ndim)[None])]
 
 
-def _density(probe: Probe, target: int, shown: Tensor) -> float:
-    share = float(shown.double().mean())
+@plan_of(negative_density)
+def _hidden(probe: Probe, target: int, saliency: Tensor) -> list[Segment]:
+    (shown,) = _shown(probe, target, saliency)
+    return [Segment(probe.image, 1 - shown.maps)]
+
+
+def _density(probe: Probe, target: int, segments: list[Segment]) -> float:
+    share = float(segments[0].maps.double().mean())
     if share == 0:
-        return 0.0
-    scores = probe.score_inputs(probe.image * shown)
+        return Value(0.0, "constant map")
+    (scores,) = probe.score_segments(segments)
     return float(probe.to_confidence(scores)[0, target]) / share

@@ -20,16 +20,18 @@ Reference:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from sise.metrics.checks import by_value, finite_map, map_of_image, pixel_count, unwrapped
 from torch import Tensor
 
-from metrics.checks import finite_map, map_of_image, pixel_count
-from sise.types import SuiteError, choose
+from sise.errors import SuiteError, choose
+from sise.types import Value
 
 if TYPE_CHECKING:
-    from sise.probe import Probe
+    from sise.probe.probe import Probe
 
 Rule = Literal["above", "exact"]
 Precision = Literal["float64", "float32"]
@@ -54,10 +56,10 @@ def keep_mask(saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above")
     saliency = finite_map(saliency)
     choose("rule", rule, ("above", "exact"))
     count = pixel_count(fraction, saliency.numel())
-    values, order = saliency.flatten().sort(descending=True, stable=True)
+    values, order = by_value(saliency)
     if rule == "above" and count < saliency.numel():
         return saliency > values[count]
-    keep = saliency.new_zeros(saliency.numel(), dtype=bool)
+    keep = saliency.new_zeros(saliency.numel(), dtype=torch.bool)
     keep[order[:count]] = True
     return keep.reshape(saliency.shape)
 
@@ -134,25 +136,9 @@ def drop(
         SuiteError: See :func:`confidences`.
     """
     whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
-    return max(0.0, whole - kept) / whole if whole > 0 else 0.0
-
-
-def _drop_undefined(
-    probe: Probe,
-    target: int,
-    saliency: Tensor,
-    *,
-    fraction: float = 0.15,
-    rule: Rule = "above",
-    precision: Precision = "float64",
-) -> str:
-    whole, _ = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
     if whole > 0:
-        return ""
-    return "zero confidence" if whole == 0 else "negative confidence"
-
-
-drop.undefined = _drop_undefined
+        return max(0.0, whole - kept) / whole
+    return Value(0.0, "zero confidence" if whole == 0 else "negative confidence")
 
 
 def increase(
@@ -184,3 +170,47 @@ def increase(
     """
     whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
     return float(kept > whole)
+
+
+def average_gain(
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    fraction: float = 0.15,
+    rule: Rule = "above",
+    precision: Precision = "float64",
+) -> float:
+    """Average gain: max(0, O − Y) / (1 − Y), the share of what the confidence could still gain; Drop's counterpart.
+
+    Higher is better. Increase counts every gain alike, however small; this measures it. Known weakness: as Increase,
+    it rewards pairs whose class the network did not see on the whole image. 0, set by definition, if Y ≥ 1 (a logit
+    has no bound to come nearer to, so the metric means something for probabilities only).
+
+    Args:
+        probe: One image as one network sees it.
+        target: Class index.
+        saliency: (H, W) float.
+        fraction: See :func:`keep_mask`.
+        rule: See :func:`keep_mask`.
+        precision: See :func:`confidences`.
+
+    Returns:
+        A fraction; in [0, 1] when the confidence is a probability.
+
+    Raises:
+        SuiteError: See :func:`confidences`.
+
+    Reference:
+        Zhang et al., "Opti-CAM: optimizing saliency maps for interpretability", CVIU 2024, section 4.1.
+    """
+    whole, kept = confidences(probe, target, saliency, fraction=fraction, rule=rule, precision=precision)
+    return max(0.0, kept - whole) / (1 - whole) if whole < 1 else Value(0.0, "full confidence")
+
+
+def kept_by(metric: Callable[..., float | None], saliency: Tensor) -> Tensor | None:
+    """Returns the pixels of a map that a metric of this module keeps with its settings; None for any other metric."""
+    function, settings = unwrapped(metric)
+    if function not in (drop, increase, average_gain):
+        return None
+    return keep_mask(saliency, **{key: settings[key] for key in ("fraction", "rule") if key in settings})

@@ -18,10 +18,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from sise.metrics.checks import by_value, map_and_mask, pixel_count
 from torch import Tensor
 
-from metrics.checks import map_and_mask, pixel_count
-from sise.types import SuiteError, choose
+from sise.errors import SuiteError, choose
+from sise.types import Value
 
 Normalise = Literal["minmax", "raw"]
 Zero = Literal["zero", "uniform", "omit"]
@@ -56,32 +57,24 @@ def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zer
     choose("normalise", normalise, ("minmax", "raw"))
     choose("zero", zero, ("zero", "uniform", "omit"))
     energy = saliency.double()
-    lowest, highest = energy.aminmax()
+    lowest, highest = torch.stack(energy.aminmax()).tolist()
+    constant = lowest == highest
     if normalise == "raw":
         energy = energy.abs()
-    elif lowest < highest:
-        energy = energy - lowest
-    else:
+    elif constant:
         energy = energy.clamp(min=0)
+    else:
+        energy = energy - lowest
     inside, total = torch.stack((energy[mask].sum(), energy.sum())).tolist()
-    if total == 0:
-        return {"zero": 0.0, "uniform": _share(mask), "omit": None}[zero]
-    return min(inside / total, 1.0)  # the two sums may round differently
-
-
-def _ebpg_undefined(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zero: Zero = "zero") -> str:
-    saliency, mask = map_and_mask(saliency, mask)
+    if total == 0 and zero == "omit":
+        return None
+    without_energy = 0.0 if zero == "zero" else _share(mask)
+    value = min(inside / total, 1.0) if total else without_energy  # the two sums may round differently
     if not mask.any():
-        return "empty mask"
-    lowest, highest = saliency.aminmax()
-    if lowest == highest and (normalise == "minmax" or lowest == 0):
-        if zero == "omit" and lowest <= 0:
-            return ""  # it has no value at all
-        return "zero map" if lowest == 0 else "constant map"
-    return ""
-
-
-ebpg.undefined = _ebpg_undefined
+        return Value(value, "empty mask")
+    if constant and (normalise == "minmax" or total == 0):
+        return Value(value, "zero map" if lowest == 0 else "constant map")
+    return value
 
 
 def miou(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties = "expected") -> float:
@@ -119,17 +112,10 @@ def miou(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties =
         intersection, chance = hits + new_hits, torch.softmax(ways, dim=0)
     union = top + int(mask.sum()) - intersection
     iou = intersection / union.clamp(min=1)
-    return min(float(iou if chance is None else iou @ chance), 1.0)
-
-
-def _miou_undefined(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties = "expected") -> str:
-    saliency, mask = map_and_mask(saliency, mask)
-    if not mask.any():
-        return "empty mask"
-    return "" if pixel_count(fraction, saliency.numel()) else "fraction of less than one pixel"
-
-
-miou.undefined = _miou_undefined
+    value = min(float(iou if chance is None else iou @ chance), 1.0)
+    if mask.any() and top:
+        return value
+    return Value(value, "fraction of less than one pixel" if mask.any() else "empty mask")
 
 
 def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mask: float | None = None) -> float | None:
@@ -160,19 +146,9 @@ def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mas
     if _too_large(mask, largest_mask):
         return None
     if top == 0:
-        return 0.0
+        return Value(0.0, "empty mask")
     hits, drawn, tied, tied_hits = _rank(saliency, mask, top, ties)
     return (hits + drawn * tied_hits / tied) / top
-
-
-def _bbox_undefined(
-    saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mask: float | None = None
-) -> str:
-    saliency, mask = map_and_mask(saliency, mask)
-    return "" if mask.any() else "empty mask"
-
-
-bbox.undefined = _bbox_undefined
 
 
 def _too_large(mask: Tensor, largest_mask: float | None) -> bool:
@@ -195,7 +171,7 @@ def _rank(saliency: Tensor, mask: Tensor, top: int, ties: Ties) -> tuple[int, in
     choose("ties", ties, ("expected", "stable"))
     if top == 0:
         return 0, 0, 1, 0
-    values, order = saliency.flatten().sort(descending=True, stable=True)
+    values, order = by_value(saliency)
     if ties == "stable":
         last = mask.flatten()[order[top - 1]]
         hits = mask.flatten()[order[:top]].sum() - last.long()

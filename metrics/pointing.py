@@ -1,6 +1,6 @@
 """The pointing game: is the map's maximum on the object, or next to it?
 
-Unlike the metrics of :mod:`metrics.localization`, it is played on the image's own grid, where its tolerance of 15
+Unlike the metrics of :mod:`sise.metrics.localization`, it is played on the image's own grid, where its tolerance of 15
 pixels means something: the map is brought to the mask's size.
 
 Reference:
@@ -10,38 +10,39 @@ Reference:
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
+from sise.metrics.checks import finite_map
 from torch import Tensor
 
-from metrics.checks import finite_map
+from sise.errors import SuiteError, choose
 from sise.maps import upsample
-from sise.types import SuiteError
+from sise.types import Value
+
+Ties = Literal["first", "middle"]
 
 
-def pointing(saliency: Tensor, mask: Tensor, *, tolerance: float = 15.0) -> float:
+def pointing(saliency: Tensor, mask: Tensor, *, tolerance: float = 15.0, ties: Ties = "first") -> float:
     """Pointing game: 1 if a pixel of the mask is strictly nearer than ``tolerance`` to the map's maximum, else 0.
 
-    The map is resized bilinearly (``align_corners=False``) to the mask's size first; of equal maxima the first in
-    raster order counts. TorchRay resizes each map once, from its own resolution: a map that was brought to the
-    network's grid before may point a pixel or two elsewhere.
+    The map is resized bilinearly (``align_corners=False``) to the mask's size first. TorchRay resizes each map once,
+    from its own resolution: a map that was brought to the network's grid before may point a pixel or two elsewhere.
 
     Args:
         saliency: (h, w) float, at any resolution.
         mask: (H, W) bool, at the image's own size.
         tolerance: Pixels of the image.
+        ties: See :func:`point`.
 
     Returns:
         0.0 or 1.0; 0 for an empty mask and for a constant map, which points nowhere (both set by definition).
 
     Raises:
-        SuiteError: If the map is not finite, one of the two is not two-dimensional, or the mask is not boolean.
+        SuiteError: If the map is not finite, one of the two is not two-dimensional, the mask is not boolean, or
+            ``ties`` is unknown.
     """
-    if _pointing_undefined(saliency, mask, tolerance=tolerance):
-        return 0.0
-    return float(hits(mask, point(saliency, tuple(mask.shape)), tolerance))
-
-
-def _pointing_undefined(saliency: Tensor, mask: Tensor, *, tolerance: float = 15.0) -> str:
     saliency = finite_map(saliency)
     if saliency.ndim != 2 or mask.ndim != 2 or mask.dtype != torch.bool:
         raise SuiteError(
@@ -49,16 +50,31 @@ def _pointing_undefined(saliency: Tensor, mask: Tensor, *, tolerance: float = 15
             f"{tuple(saliency.shape)} and {tuple(mask.shape)}, {mask.dtype}"
         )
     if not mask.any():
-        return "empty mask"
-    return "constant map" if saliency.min() == saliency.max() else ""
+        return Value(0.0, "empty mask")
+    if saliency.min() == saliency.max():
+        return Value(0.0, "constant map")
+    return float(hits(mask, point(saliency, (mask.shape[0], mask.shape[1]), ties), tolerance))
 
 
-pointing.undefined = _pointing_undefined
+def point(saliency: Tensor, size: tuple[int, int], ties: Ties = "first") -> tuple[float, float]:
+    """The place of the maximum of a map that is resized bilinearly.
 
+    Args:
+        saliency: (h, w) float, at any resolution.
+        size: (H, W) to resize it to.
+        ties: Of equal maxima, ``first`` takes the first in raster order, as TorchRay does; ``middle`` their mean place,
+            which may lie between pixels.
 
-def point(saliency: Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """(x, y) of the maximum of a map (h, w) resized bilinearly to ``size`` (H, W); the first one in raster order."""
+    Returns:
+        (x, y) in pixels, counted from 0.
+
+    Raises:
+        SuiteError: If ``ties`` is unknown.
+    """
     resized = upsample(saliency[None].double(), size)[0]
+    if choose("ties", ties, ("first", "middle")) == "middle":
+        rows, columns = (resized == resized.max()).nonzero(as_tuple=True)
+        return float(columns.double().mean()), float(rows.double().mean())
     row, column = divmod(int(resized.flatten().argmax()), size[1])
     return column, row
 
@@ -66,7 +82,9 @@ def point(saliency: Tensor, size: tuple[int, int]) -> tuple[int, int]:
 def hits(mask: Tensor, place: tuple[float, float], tolerance: float = 15.0) -> bool:
     """Whether a (H, W) bool mask has a pixel strictly nearer than ``tolerance`` to a place (x, y)."""
     x, y = place
-    rows = torch.arange(mask.shape[0], dtype=torch.float64, device=mask.device)
-    columns = torch.arange(mask.shape[1], dtype=torch.float64, device=mask.device)
+    top, left = max(0, math.floor(y - tolerance)), max(0, math.floor(x - tolerance))
+    window = mask[top : math.floor(y + tolerance) + 1, left : math.floor(x + tolerance) + 1]  # nothing else is as near
+    rows = torch.arange(window.shape[0], dtype=torch.float64, device=mask.device) + top
+    columns = torch.arange(window.shape[1], dtype=torch.float64, device=mask.device) + left
     near = (rows[:, None] - y) ** 2 + (columns[None] - x) ** 2 < tolerance**2
-    return bool((mask & near).any())
+    return bool((window & near).any())

@@ -1,6 +1,6 @@
 """Where signed relevance or thresholded maps lie, as the talk's tables measure it.
 
-All take ``saliency`` (H, W) float and ``mask`` (H, W) bool, as the metrics of :mod:`metrics.localization`. Unlike
+All take ``saliency`` (H, W) float and ``mask`` (H, W) bool, as the metrics of :mod:`sise.metrics.localization`. Unlike
 those, they read the map's sign and its zero, so a map must come as its explainer made it, not stretched to [0, 1].
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sise.metrics.checks import map_and_mask
 from torch import Tensor
 
-from metrics.checks import map_and_mask
-from sise.types import choose
+from sise.errors import choose
+from sise.types import Value
 
 Threshold = Literal["zero", "mean"]
 
@@ -36,15 +37,10 @@ def threshold_iou(saliency: Tensor, mask: Tensor, *, threshold: Threshold = "mea
     saliency, mask = map_and_mask(saliency, mask)
     choose("threshold", threshold, ("zero", "mean"))
     above = saliency > (saliency.double().mean().to(saliency.dtype) if threshold == "mean" else 0)
+    if not mask.any():
+        return Value(0.0, "empty mask")
     union = int((above | mask).sum())
-    return int((above & mask).sum()) / union if union else 0.0
-
-
-def _empty(saliency: Tensor, mask: Tensor, *, threshold: Threshold = "mean") -> str:
-    return "" if map_and_mask(saliency, mask)[1].any() else "empty mask"
-
-
-threshold_iou.undefined = _empty
+    return int((above & mask).sum()) / union
 
 
 def outside_inside_ratio(saliency: Tensor, mask: Tensor) -> float:
@@ -67,20 +63,13 @@ def outside_inside_ratio(saliency: Tensor, mask: Tensor) -> float:
         Nam et al., "Relative attributing propagation", AAAI 2020.
     """
     saliency, mask = map_and_mask(saliency, mask)
-    reason = _unbounded(saliency, mask)
-    if reason:
-        return float(saliency.numel()) if reason == "no positive relevance inside" else 1.0
+    if not mask.any():
+        return Value(1.0, "empty mask")
+    if mask.all():
+        return Value(1.0, "no pixel outside")
     positive = saliency.double().clamp(min=0)
+    if not positive.any():
+        return Value(1.0, "no positive relevance")
+    if not positive[mask].any():
+        return Value(saliency.numel(), "no positive relevance inside")
     return float(positive[~mask].mean() / positive[mask].mean())
-
-
-def _unbounded(saliency: Tensor, mask: Tensor) -> str:
-    saliency, mask = map_and_mask(saliency, mask)
-    if mask.all() or not mask.any():
-        return "no pixel outside" if mask.any() else "empty mask"
-    if not (saliency > 0).any():
-        return "no positive relevance"
-    return "" if (saliency[mask] > 0).any() else "no positive relevance inside"
-
-
-outside_inside_ratio.undefined = _unbounded

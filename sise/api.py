@@ -6,30 +6,62 @@ import contextlib
 import logging
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from tqdm import tqdm
 
+from sise.choices import Confidence, GradientScore
+from sise.errors import SuiteError
 from sise.layers import check_layers, evaluating, find_layers, uncompiled
 from sise.method import sise
-from sise.probe import Probe
-from sise.torch_state import ONE_AT_A_TIME, eager
-from sise.types import REMARKS, Confidence, Explainer, SuiteError
+from sise.probe.probe import Probe
+from sise.registry import explainer_of
+from sise.torch_state import ONE_AT_A_TIME, eager, usual_defaults
+from sise.types import REMARKS, Explainer
+from sise.untrained import looks_untrained
 
 log = logging.getLogger(__name__)
 
+_TO_FLOAT32 = "explain model.float(), which converts it in place, or copy.deepcopy(model).float()"
 
+
+@overload
 def explain(
     model: nn.Module,
     image: Tensor,
     target: int | Sequence[int] | Tensor | None = None,
     *,
-    explainer: Explainer | Callable[..., Tensor] = sise,
+    explainer: str | Explainer | Callable[..., Tensor] = sise,
     layers: str | Sequence[str] | None = None,
     confidence: Confidence = "softmax",
-) -> Tensor:
-    """Explains one decision of a convolutional network.
+) -> Tensor: ...
+
+
+@overload
+def explain(
+    model: nn.Module,
+    image: Sequence[Tensor],
+    target: Sequence[int | Sequence[int] | Tensor | None] | None = None,
+    *,
+    explainer: str | Explainer | Callable[..., Tensor] = sise,
+    layers: str | Sequence[str] | None = None,
+    confidence: Confidence = "softmax",
+) -> list[Tensor]: ...
+
+
+def explain(
+    model: nn.Module,
+    image: Tensor | Sequence[Tensor],
+    target: Any = None,
+    *,
+    explainer: str | Explainer | Callable[..., Tensor] = sise,
+    layers: str | Sequence[str] | None = None,
+    confidence: Confidence = "softmax",
+) -> Tensor | list[Tensor]:
+    """Explains decisions of a convolutional network: one image's, or those of a list of images.
 
     The model comes back as it was: its mode (it runs in evaluation mode here), hooks, parameters, their ``grad`` and
     ``requires_grad``, its device. So does torch's global random generator.
@@ -40,13 +72,22 @@ def explain(
     Assumed is a network whose scores of an image depend on that image alone and have a gradient. The first is checked
     by a pass of three images: a network that is random in evaluation mode is refused, one that looks at the whole batch
     gets each image by itself, with a warning. A gradient that is missing or NaN is refused where an explainer needs it.
+    A network that nobody has trained, such as torchvision's with ``weights=None``, gets a warning.
+
+    Fusion's gates are soft, here and in the command ``sise explain``, as in the code of SISE's authors: that is the map
+    others know, pixels beside a layer's brightest part keep their order, and rounding cannot switch a pixel off. The
+    paper's text says "binary mask" (PROTOCOL F6), which cuts the map along outlines; ``sise evaluate`` takes it unless
+    told otherwise. Neither finds better pixels: of the four photos in docs/explain.md the best 15 % keep more
+    confidence by SISE's binary gates on three, by Ada-SISE's on one.
 
     Args:
-        model: ``(N, C, H, W) -> (N, K)`` scores before softmax; ``(N, C, L) -> (N, K)`` for signals.
-        image: (C, H, W) or (1, C, H, W), as the model expects it: scaled and normalised, float32, on its device.
-        target: Class index, or several; None takes the best class.
-        explainer: ``sise.sise``, ``sise.ada_sise`` or any explainer of the suite; ``functools.partial`` sets options,
-            e.g. ``partial(sise.sise, gate="otsu_hard")`` for SISE to the letter of its paper.
+        model: ``(N, C, H, W) -> (N, K)`` scores before softmax; ``(N, C, L) -> (N, K)`` for signals. In float32.
+        image: (C, H, W) or (1, C, H, W), as the model expects it: scaled and normalised, float32, on its device. Or a
+            list of such; a bar on standard error tells how far it is.
+        target: Class index, or several; None takes the best class. Of a list of images one such per image, or None.
+        explainer: A name of ``sise.explainers()``, ``sise.sise``, ``sise.ada_sise`` or any function like them;
+            ``functools.partial`` sets options, e.g. ``partial(sise.sise, gate="otsu_hard")`` for SISE to the letter of
+            its paper, the command's ``protocol=paper``.
         layers: The layers to read, low to high; None finds them: the inputs of the model's downsampling stages. CAM
             methods read the last. ``[]`` is for explainers that need none, such as RISE, on models without feature
             maps.
@@ -55,7 +96,8 @@ def explain(
 
     Returns:
         Saliency in [0, 1], float32, on the image's device: (H, W) for one class or None, (T, H, W) for a sequence of
-        T classes. Zero everywhere where the explainer finds no evidence for the class.
+        T classes. Zero everywhere where the explainer finds no evidence for the class. A list of these for a list of
+        images.
 
     Raises:
         SuiteError: With the fix in it, e.g. if the model has no layer with spatial feature maps.
@@ -66,27 +108,59 @@ def explain(
         >>> sise.explain(model, torch.randn(3, 64, 64), target=3).shape
         torch.Size([64, 64])
     """
+    if isinstance(explainer, str):
+        explainer = explainer_of(explainer)
     if not callable(explainer):
-        raise SuiteError(f"explainer must be a function such as sise.sise or sise.ada_sise, got {explainer!r}.")
+        raise SuiteError(
+            f"explainer must be a name of sise.explainers(), or a function such as sise.sise, got {explainer!r}."
+        )
     if type(target).__module__ == "numpy":
         target = target.tolist()
+    if not isinstance(image, list | tuple):
+        return _explain_one(model, image, target, explainer, layers, confidence)
+    given = [None] * len(image) if target is None else target
+    if not isinstance(given, list | tuple) or len(given) != len(image):
+        raise SuiteError(f"of {len(image)} images, expected one target each, as a list, or None; got {target!r}.")
+    pairs = tqdm(list(zip(image, given, strict=True)), unit="image", disable=len(image) < 2)
+    return [
+        _explain_one(model, one, wanted, explainer, layers, confidence, first=number == 0)
+        for number, (one, wanted) in enumerate(pairs)
+    ]
+
+
+def _explain_one(
+    model: nn.Module,
+    image: Any,
+    target: Any,
+    explainer: Explainer | Callable[..., Tensor],
+    layers: str | Sequence[str] | None,
+    confidence: Confidence,
+    *,
+    first: bool = True,
+) -> Tensor:
+    """The map of one image, or its maps; of the ``first`` of a list with what is to say of the network."""
     image = _one_image(model, image)
     model = uncompiled(model)
     precise = torch.autocast(image.device.type, enabled=False)
-    with ONE_AT_A_TIME, torch.inference_mode(False), precise, eager(), evaluating(model):
+    with ONE_AT_A_TIME, usual_defaults(), torch.inference_mode(False), precise, eager(), evaluating(model):
         size, channels = tuple(image.shape[2:]), image.shape[1]
         if layers is None:
             layers = find_layers(model, size, channels=channels)
         else:
             layers = [layers] if isinstance(layers, str) else layers
             check_layers(model, layers, size, channels=channels)
-        gradient = "log_odds" if confidence == "softmax" else "logit"
+        gradient: GradientScore = "log_odds" if confidence == "softmax" else "logit"
         probe = Probe(model, image.clone(), layers=layers, confidence=confidence, gradient=gradient)
         scores = probe.scores()
         if confidence == "softmax" and (scores >= 0).all() and abs(float(scores.sum()) - 1) < 1e-4:
             log.warning(
                 "the scores of the image are positive and add up to 1: if they are probabilities, take the softmax out "
                 'of the model, or give confidence="logit", which takes them as they are'
+            )
+        if first and looks_untrained(model):
+            log.warning(
+                "the network looks untrained (each layer is as an initialiser leaves it, as with weights=None): its "
+                "maps mean nothing; load trained weights into it"
             )
         targets = _targets(target, probe)
         saliency = explainer(probe, targets)
@@ -107,18 +181,27 @@ def _one_image(model: nn.Module, image: Any) -> Tensor:
     dimensions, shape = (1, "(C, L)") if signal else (2, "(C, H, W)")
     if image.ndim == dimensions + 2 and len(image) != 1:
         raise SuiteError(
-            f"one image at a time: expected {shape} or a batch of one, got a batch of {len(image)}; call "
-            "sise.explain for each image of the batch."
+            f"one image at a time: expected {shape} or a batch of one, got a batch of {len(image)}; give "
+            "sise.explain a list of images: list(batch)."
         )
     if image.ndim == dimensions + 1:
         image = image[None]
     if image.ndim != dimensions + 2 or 0 in image.shape:
         raise SuiteError(f"expected one image of shape {shape} or a batch of one, got {tuple(image.shape)}.")
-    if image.dtype != torch.float32:
+    lazy = next((n for n, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)), None)
+    if lazy is not None:
         raise SuiteError(
-            f"the image is {image.dtype}; scale and normalise it as the model expects it, then image.float()."
+            f"the model's {lazy!r} has no shape yet, as in a lazy layer before its first pass, so the model is not "
+            "trained: run it once on an image, and load its weights."
         )
     parameter = next((p for p in model.parameters() if p.is_floating_point()), image)
+    if image.dtype != torch.float32:
+        also = (
+            f", and so is the model: {_TO_FLOAT32}" if parameter is not image and parameter.dtype == image.dtype else ""
+        )
+        raise SuiteError(
+            f"the image is {image.dtype}; scale and normalise it as the model expects it, then image.float(){also}."
+        )
     if parameter.device != image.device:
         raise SuiteError(f"the image is on {image.device}, the model on {parameter.device}: image.to(...) that device.")
     if image.layout != torch.strided:
@@ -128,7 +211,7 @@ def _one_image(model: nn.Module, image: Any) -> Tensor:
             "the model was made or loaded inside torch.inference_mode(), so it can have no gradients: make it outside."
         )
     if parameter.dtype != torch.float32:
-        raise SuiteError(f"the model is {parameter.dtype}, expected float32: explain model.float().")
+        raise SuiteError(f"the model is {parameter.dtype}, expected float32: {_TO_FLOAT32}.")
     return image
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sise.choices import GATES
+from sise.errors import SuiteError, choose
 from sise.maps import minmax
-from sise.types import SuiteError, choose
-
-GATES = ("otsu_soft", "otsu_soft_notau", "otsu_hard", "simple", "none")
+from sise.otsu import otsu256, otsu_skimage
 
 
 def fuse(
@@ -28,7 +27,8 @@ def fuse(
     Args:
         maps: One (H, W) or (L,) map in [0, 1] per layer, low to high; None where a layer has no map (no feature map
             with a positive gradient, or a constant visualization map).
-        gate: ``otsu_hard`` (the paper's binary mask), ``otsu_soft`` (the authors' sigmoid around their threshold),
+        gate: ``otsu_hard`` (the paper's binary mask), ``otsu_ranked`` (the same, but a closed gate lets a millionth
+            through: see :func:`open_gate`), ``otsu_soft`` (the authors' sigmoid around their threshold),
             ``otsu_soft_notau`` (the same without their ×1.5 rule), ``simple`` (V itself) or ``none`` (1 everywhere:
             plain addition, for ablations).
         temperature: Steepness of the sigmoid of the soft gates.
@@ -102,54 +102,27 @@ def cascade(
     return steps
 
 
+AJAR = 1e-6
+"""What ``otsu_ranked`` lets through where it is closed. An open pixel of V exceeds Otsu's threshold, at least 1/512 of
+V's range: more than the whole sum behind a closed gate times this, for any number of layers there is."""
+
+
 def open_gate(visualization_map: Tensor, gate: str, temperature: float = 100.0) -> Tensor:
     """What a layer's map lets through: (H, W) in [0, 1].
 
     A constant map opens ``otsu_hard`` nowhere (nothing exceeds the threshold).
+
+    Behind ``otsu_hard``'s closed gate all pixels are equal: "the 15 % most salient" of such a map may be fewer, and
+    metrics compare unequal numbers of pixels. ``otsu_ranked`` orders them by the sum that the gate would have let
+    through, below all that are let through, and gives them no energy that counts: :data:`AJAR` in the place of 0.
     """
     if gate == "none":
         return torch.ones_like(visualization_map)
     if gate == "simple":
         return visualization_map
     if gate == "otsu_hard":
-        return (visualization_map > _otsu_skimage(visualization_map)).to(visualization_map.dtype)
+        return (visualization_map > otsu_skimage(visualization_map)).to(visualization_map.dtype)
+    if gate == "otsu_ranked":
+        return open_gate(visualization_map, "otsu_hard").clamp(min=AJAR)
     threshold = otsu256(visualization_map, raise_threshold=gate == "otsu_soft")
     return torch.sigmoid(temperature * (visualization_map - threshold))
-
-
-def _otsu_skimage(visualization_map: Tensor) -> float:
-    from skimage.filters import threshold_otsu
-
-    values = visualization_map.cpu().numpy()
-    return float(values.max()) if values.min() == values.max() else float(threshold_otsu(values))
-
-
-def otsu256(visualization_map: Tensor, *, raise_threshold: bool = True) -> float:
-    """Otsu's threshold over 256 fixed bins of [0, 1], as the authors compute it.
-
-    Values are rounded to integers 0..256 of which 256 shares the last bin. With ``raise_threshold``, a threshold
-    times 1.5 is taken instead whenever fewer than 10 % of the pixels reach it.
-
-    Args:
-        visualization_map: (H, W), min-max normalised: both end bins are occupied, or the threshold may be NaN-led as
-            in the authors' code (the first split with an empty class wins).
-        raise_threshold: The authors' ``tau = 1.5`` rule.
-
-    Returns:
-        The threshold, in the map's units.
-
-    Reference:
-        Otsu 1979; docs/protocol.md, "The gates of F6".
-    """
-    levels = np.round(visualization_map.detach().cpu().numpy().ravel() * 256)
-    counts = np.histogram(levels, bins=256, range=(0, 256))[0].astype(np.float64)
-    # number and sum of values below each split 1..255
-    below, sum_below = np.cumsum(counts)[:-1], np.cumsum(counts * np.arange(256))[:-1]
-    above, sum_above = counts.sum() - below, (counts * np.arange(256)).sum() - sum_below
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = below * above * (sum_below / below - sum_above / above) ** 2
-    # split 0 scores 0 in the authors' loop, so it wins only if no other split does better
-    split = int(np.argmax(np.concatenate([[0.0], between])))
-    if raise_threshold and (levels >= round(1.5 * split)).mean() < 0.1:
-        return 1.5 * split / 256
-    return split / 256

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sise.errors import SuiteError, choose
 from sise.torch_state import eager, generator_kept
-from sise.types import SuiteError, choose
 
 __all__ = ["check_layers", "evaluating", "find_cam_layer", "find_layers", "input_channels", "uncompiled"]
 
@@ -79,7 +79,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def uncompiled(network: nn.Module) -> nn.Module:
     """The network that ``torch.compile`` was given, if it was; its modules have their own names and can be watched."""
     while type(network).__name__ == "OptimizedModule":  # torch's class, which only its compiler can import
-        network = network._orig_mod
+        network = network.get_submodule("_orig_mod")
     return network
 
 
@@ -122,6 +122,9 @@ def _watch(network: nn.Module, image_size: tuple[int, ...], channels: int | None
     except Exception as error:  # it is the user's network: anything can be wrong in it
         kind = type(network).__name__
         reason = f"{error}" or type(error).__name__
+        types = sorted({str(p.dtype) for p in network.parameters() if p.is_floating_point()})
+        if len(types) > 1:
+            advice = f"its parameters are of {' and '.join(types)}: convert them all, model.float()"
         raise SuiteError(f"{kind} does not run on one image of {shape}: {reason}; {advice}") from error
     finally:
         for handle in handles:

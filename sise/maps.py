@@ -52,7 +52,8 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bilinear") -> Ten
 
 def _as_images(maps: Tensor, size: tuple[int, ...]) -> tuple[Tensor, tuple[int, int]]:
     """(N, l) maps of signals and the size (L,) as (N, 1, l) and (1, L); those of images as they are."""
-    return (maps[:, None], (1, *size)) if maps.ndim == 2 else (maps, size)
+    height, width = (1, *size)[-2:]
+    return (maps[:, None] if maps.ndim == 2 else maps), (height, width)
 
 
 @lru_cache(maxsize=64)

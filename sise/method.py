@@ -1,6 +1,6 @@
 """SISE and Ada-SISE, one function per phase of the papers.
 
-Phase 1, feature map extraction, is :meth:`sise.probe.Probe.feature_maps`; phase 2 is :func:`select`; phase 3 is
+Phase 1, feature map extraction, is :meth:`sise.probe.probe.Probe.feature_maps`; phase 2 is :func:`select`; phase 3 is
 :func:`visualize`; phase 4 is :func:`sise.fusion.fuse`.
 
 References:
@@ -12,30 +12,18 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sise.fusion import fuse, otsu256
+from sise.choices import ADAPTIVE_RULES, ESTIMATORS, MASK_RULES, SCORES, SELECTIONS
+from sise.errors import SuiteError, choose
+from sise.fusion import fuse
 from sise.maps import minmax, over_map, upsample, upsampled_sums
-from sise.probe import EPSILON, MASK_RULES, Probe
-from sise.types import SuiteError, choose
-
-ADAPTIVE_RULES = (
-    "otsu_positive",
-    "otsu_signed",
-    "eq5_literal_asc_incl",
-    "eq5_literal_asc_excl",
-    "eq5_literal_desc_incl",
-    "eq5_literal_desc_excl",
-    "author_hist",
-)
-SELECTIONS = ("gradient", "random", "all")
-SCORES = ("confidence", "one")
-ESTIMATORS = ("exact", "skimage", "uint8")
-Threshold = Callable[[np.ndarray], float]
+from sise.otsu import Threshold, adaptive_threshold
+from sise.probe.probe import EPSILON, Probe
 
 
 def sise(
@@ -65,7 +53,8 @@ def sise(
         mask: How feature maps become masks: ``bilinear`` (resize, then min-max), ``normalise_then_resize``,
             ``nearest`` (PROTOCOL F2).
         contribution: C_m of eq. 3: ``mask_size`` divides each mask by its sum, ``none`` does not (F4).
-        gate: Fusion's gate: ``otsu_hard``, ``otsu_soft``, ``otsu_soft_notau``, ``simple`` (F6), ``none``.
+        gate: Fusion's gate: ``otsu_hard``, ``otsu_ranked``, ``otsu_soft``, ``otsu_soft_notau``, ``simple`` (F6),
+            ``none``.
         temperature: Of the soft gates.
         empty: What a layer without a map does in fusion: ``skip``, ``zero``, ``nan`` (F9).
         normalise: Min-max the result (F8).
@@ -225,8 +214,6 @@ def layer_names(layers: Sequence[str | int], own: Sequence[str]) -> tuple[str, .
 
 
 # ---------------------------------------------------------------------- phase 2: selection
-
-
 def live(probe: Probe, layer: str, mask: str = "bilinear") -> Tensor:
     """(C,) bool: the feature maps that are not constant."""
     lo, hi = probe.extrema(layer, mask)
@@ -274,70 +261,7 @@ def shuffled(probe: Probe, layer: str, targets: Sequence[int], selected: Tensor)
     return drawn
 
 
-def adaptive_threshold(normalised_scores: np.ndarray, rule: str, estimator: str = "exact") -> float:
-    """Ada-SISE's μ for one layer.
-
-    With fewer than three positive scores, or all of them equal, the threshold is 0: all positives stay (A4).
-
-    Args:
-        normalised_scores: (C,) α/β; their maximum is 1.
-        rule, estimator: See :func:`ada_sise`.
-
-    Returns:
-        The threshold, at least 0.
-    """
-    positive = normalised_scores[normalised_scores > 0]
-    if len(positive) < 3 or positive.min() == positive.max():
-        return 0.0
-    if rule == "otsu_positive":
-        return otsu(positive, estimator)
-    if rule == "otsu_signed":
-        return max(otsu(normalised_scores, estimator), 0.0)
-    if rule == "author_hist":
-        return otsu256(torch.from_numpy(positive))
-    _, _, order, last = rule.split("_")
-    return _literal_equation_5(positive, descending=order == "desc", include_last=last == "incl")
-
-
-def otsu(values: np.ndarray, estimator: str = "exact") -> float:
-    """Otsu's threshold of scalar samples: the largest value of the low class.
-
-    Args:
-        values: (n,), n >= 2, not all equal.
-        estimator: ``exact`` maximises the between-class variance over all n - 1 splits of the sorted samples;
-            ``skimage`` and ``uint8`` do so over 256 bins, between the extremes or of [0, 1].
-    """
-    if estimator == "skimage":
-        from skimage.filters import threshold_otsu
-
-        return float(threshold_otsu(values))
-    if estimator == "uint8":
-        return otsu(np.floor(values.clip(0) * 255)) / 255  # a cast to 8 bits drops the fraction
-    ordered = np.sort(values)
-    n = len(ordered)
-    low = np.arange(1, n)
-    sums = np.cumsum(ordered)
-    difference = sums[:-1] / low - (sums[-1] - sums[:-1]) / (n - low)
-    between = low * (n - low) * difference**2
-    return float(ordered[int(np.argmax(between))])
-
-
-def _literal_equation_5(positive: np.ndarray, *, descending: bool, include_last: bool) -> float:
-    """Eqs. 2-6 of Ada-SISE to the letter, where 0-based ``i - 1`` is the paper's i (docs/protocol.md, A1)."""
-    ordered = np.sort(positive)[::-1] if descending else np.sort(positive)
-    n = len(ordered)
-    i = np.arange(1, n + 1 if include_last else n)
-    low = np.cumsum(ordered)[i - 1] / i * n
-    tail = np.cumsum(ordered[::-1])[::-1]  # sum from the i-th value on: the paper counts it in both classes
-    with np.errstate(divide="ignore"):
-        high = np.where(i < n, tail[i - 1] / np.maximum(n - i, 1), np.inf) * n
-    variance = low * high * ((n - 2 * i) / n) ** 2
-    return float(ordered[int(np.argmax(variance))])
-
-
 # ---------------------------------------------------------------------- phase 3: scoring
-
-
 def visualize(
     probe: Probe,
     layer: str,

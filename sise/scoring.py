@@ -11,7 +11,6 @@ checked on first use (:meth:`Scorer.examine`).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import threading
@@ -25,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sise.choices import PRECISIONS
+from sise.devices import allow_tf32
+from sise.errors import SuiteError, choose
 from sise.maps import upsample
-from sise.torch_state import ONE_AT_A_TIME, generator_kept, generator_state
-from sise.types import SuiteError, choose
+from sise.torch_state import ONE_AT_A_TIME, generator_kept, generator_state, writes
 
 if TYPE_CHECKING:
     from torch import fx
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class Scorer:
             rounding. Checked against the original on the first batch, and left off if the two disagree.
         precision: ``fp32`` (TF32 off, also on a GPU), ``tf32``, ``fp16`` or ``bf16``.
         compile: Use ``torch.compile``.
+        graphs: Replay each batch as a CUDA graph, which saves launching kernel by kernel; a CPU has none, and runs as
+            without.
         steady: Fill up every batch to one shape (of 16 on a CPU by default), since kernels are chosen by shape. What
             a mask scores then depends on that mask alone, to the last bit, if kernels treat every row of a batch alike;
             that belongs to the machine's libraries, and :meth:`check_places` measures it.
@@ -81,6 +82,7 @@ class Scorer:
         lossless: bool = True,
         precision: str = "fp32",
         compile: bool = False,
+        graphs: bool = False,
         steady: bool = False,
     ) -> None:
         choose("engine.precision", precision, list(PRECISIONS))
@@ -91,6 +93,7 @@ class Scorer:
         self.lossless = lossless
         self.precision = precision
         self.compile = compile
+        self.graphs = graphs
         self.steady = steady
         self.passes = 0
         self.alone = False
@@ -100,7 +103,11 @@ class Scorer:
         self._examined = False
         self.place_error: float | None = None
         """What :meth:`check_places` has measured; None before."""
+        self._replays = False
+        """Whether batches are CUDA graphs, whose scores lie where the next batch's will."""
         self._runner: nn.Module | None = None
+        self._weights: tuple[tuple[int, int], ...] = ()
+        """Which weights the form of the network was made of: where they lay, and how often they were written to."""
         self._memory_format = torch.contiguous_format
         self._buffer: Tensor | None = None
 
@@ -124,7 +131,7 @@ class Scorer:
             batch = min(batch, total) if self._ragged(image) else batch
             buffer = self._take_buffer(batch, image)
             batch = len(buffer)
-            scores, done, filled = None, 0, 0
+            scores, done, filled = torch.empty(0), 0, 0
             for segment, start, stop in _packed(segments, batch):
                 count = stop - start
                 masks = upsample(segment.maps[start:stop].to(image.dtype), image.shape[2:], segment.mode)
@@ -136,7 +143,7 @@ class Scorer:
                 if filled == batch or done + filled == total:
                     rows = buffer[:filled] if self._ragged(image) else buffer
                     result = self._forward(rows)[:filled]
-                    if scores is None:
+                    if not len(scores):  # the first batch tells how many classes there are
                         scores = torch.empty(total, result.shape[1], device=image.device)
                     scores[done : done + filled] = result
                     done, filled = done + filled, 0
@@ -178,12 +185,36 @@ class Scorer:
             self.place_error = apart / largest if largest else apart
         return self.place_error
 
+    @torch.no_grad()
+    def drift(self, image: Tensor) -> float:
+        """Measures what the precision changes: scores of an image under a batch of masks, here and in exact fp32.
+
+        These passes are counted nowhere.
+
+        Args:
+            image: (1, 3, H, W) network input, or a signal's (1, C, L).
+
+        Returns:
+            The largest difference as a share of the largest score; 0.0 in fp32.
+        """
+        if self.exact is self:
+            return 0.0
+        passes = self.passes, self.exact.passes
+        count = self._batch_size(image)
+        coarse = torch.linspace(0, 1, count * 4 ** (image.ndim - 2), device=image.device)
+        maps = (50 * coarse).sin().abs().view(count, *[4] * (image.ndim - 2))  # each is another one
+        with generator_kept(image.device):
+            found, expected = (scorer.score([Segment(image, maps)]) for scorer in (self, self.exact))
+        self.passes, self.exact.passes = passes
+        apart, largest = float((found - expected).abs().max()), float(expected.abs().max())
+        return apart / largest if largest else apart
+
     def differentiable(self, inputs: Tensor) -> Tensor:
         """(N, 3, H, W) network inputs -> (N, K) scores in fp32 with gradients to the inputs, in one batch."""
         scorer = self.exact
         scorer._prepare(inputs[:1].detach())
         # a clone, since a network may write into its input
-        return scorer.apart(scorer._runner, inputs.clone(memory_format=scorer._memory_format))
+        return scorer.apart(scorer._prepared(), inputs.clone(memory_format=scorer._memory_format))
 
     def apart(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """(N, K) scores by a form of the network: of one batch, or image by image where the batch changes them."""
@@ -201,6 +232,18 @@ class Scorer:
         return scorer
 
     # ------------------------------------------------------------------ what is assumed of the network
+
+    def check_weights(self) -> None:
+        """Whether the network has the weights still that its copy was made of; writes through ``data`` are not seen.
+
+        Raises:
+            SuiteError: If not: scores would be of the old weights, gradients of the new ones.
+        """
+        if self._runner is not None and self._weights != _weights_of(self.network):
+            raise SuiteError(
+                f"the weights of {type(self.network).__name__} were changed since this engine copied them; make a new "
+                "Scorer after a step of training."
+            )
 
     @torch.no_grad()
     def examine(self, image: Tensor, scores: Tensor) -> None:
@@ -301,9 +344,18 @@ class Scorer:
             best, rate = batch, batch / min(times)
         return best
 
+    def _prepared(self) -> nn.Module:
+        """The form of the network that batches go through, once :meth:`_prepare` has made it."""
+        if self._runner is None:
+            raise RuntimeError("_prepare() makes the form of the network that is asked for here")
+        return self._runner
+
     def _run(self, batch: Tensor) -> Tensor:
         with torch.inference_mode(), allow_tf32(self.precision == "tf32"):
-            return self.apart(self._runner, batch.to(PRECISIONS[self.precision])).float()
+            if self._replays:
+                torch.compiler.cudagraph_mark_step_begin()
+            scores = self.apart(self._prepared(), batch.to(PRECISIONS[self.precision]))
+            return scores.to(torch.float32, copy=self._replays)
 
     def _ragged(self, image: Tensor) -> bool:
         """Whether a last, smaller batch may run as it is: not where every shape costs a search or a compilation."""
@@ -337,6 +389,7 @@ class Scorer:
         """Builds the private copy of the network on first use and checks that it computes the same."""
         if self._runner is not None:
             return
+        self._weights = _weights_of(self.network)
         if not self._examined:
             with allow_tf32(False), generator_kept(image.device):
                 scores = check_scores(self.network(image.clone()), 1)
@@ -349,8 +402,12 @@ class Scorer:
                 expected = check_scores(self.network(image.clone()), 1).float()
             fast = self._fast_copy(image, expected) if self.lossless and not self.draws else None
             self._runner = self._plain_copy() if fast is None else fast
-        if self.compile:
-            self._runner = torch.compile(self._runner)
+        self._replays = self.graphs and image.is_cuda
+        if self._replays:
+            how: dict[str, Any] = {"mode": "reduce-overhead"} if self.compile else {"backend": "cudagraphs"}
+            self._runner = _compiled(self._runner, **how)
+        elif self.compile:
+            self._runner = _compiled(self._runner)
 
     def _fast_copy(self, image: Tensor, expected: Tensor) -> nn.Module | None:
         """The folded copy in its precision; None if there is none that gives the image its expected scores."""
@@ -399,6 +456,11 @@ class Scorer:
         return torch.cat(parts)
 
 
+def _weights_of(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Where a network's weights lie, and how often each was written to."""
+    return tuple((p.data_ptr(), writes(p)) for p in network.parameters())
+
+
 def _packed(segments: Sequence[Segment], batch: int) -> Iterator[tuple[Segment, int, int]]:
     """Slices of the segments that fill batch after batch without a gap."""
     room = batch
@@ -410,6 +472,11 @@ def _packed(segments: Sequence[Segment], batch: int) -> Iterator[tuple[Segment, 
             room -= stop - start
             room = room or batch
             start = stop
+
+
+def _compiled(network: nn.Module, **how: Any) -> nn.Module:
+    made: Any = torch.compile(network, **how)  # a module, though its type says a function
+    return made
 
 
 def _lossless_copy(network: nn.Module) -> nn.Module | None:
@@ -489,36 +556,3 @@ def _draw(device: torch.device) -> None:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@contextlib.contextmanager
-def allow_tf32(allowed: bool) -> Iterator[None]:
-    """Makes float32 products and convolutions exact, or TF32 on a GPU if ``allowed``; then sets back what was.
-
-    Without it, ``torch.set_float32_matmul_precision("medium")`` means bfloat16 on a CPU, and cuDNN's default is TF32.
-    """
-    with ONE_AT_A_TIME, _float32_products(allowed):
-        yield
-
-
-@contextlib.contextmanager
-def _float32_products(allowed: bool) -> Iterator[None]:
-    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn
-    if not hasattr(cuda, "fp32_precision"):  # before torch 2.9
-        before = cuda.allow_tf32, torch.backends.cudnn.allow_tf32
-        cuda.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-        try:
-            yield
-        finally:
-            cuda.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-        return
-    wanted = {cuda: "tf32" if allowed else "ieee", torch.backends.cudnn.conv: "tf32" if allowed else "ieee"}
-    wanted |= {cpu.matmul: "ieee", cpu.conv: "ieee"}
-    found = {flags: flags.fp32_precision for flags in wanted}
-    try:
-        for flags, precision in wanted.items():
-            flags.fp32_precision = precision
-        yield
-    finally:
-        for flags, precision in found.items():
-            flags.fp32_precision = precision

@@ -30,6 +30,26 @@ def generator_kept(device: torch.device) -> contextlib.AbstractContextManager[No
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
+def writes(tensor: torch.Tensor) -> int:
+    """How often a tensor was written into in place; tensors made in inference mode don't count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """New tensors are float32 and on the CPU where nothing else is said, as torch has it, whatever the caller has set.
+
+    The type belongs to the process: hold :data:`ONE_AT_A_TIME`.
+    """
+    kind = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(kind)
+
+
 @contextlib.contextmanager
 def eager() -> Iterator[None]:
     """Runs what ``torch.compile`` compiled as it was written: compiled code calls no module, and so no hook."""

@@ -20,17 +20,10 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from sise.probe import Probe
-
-Confidence = Literal["softmax", "sigmoid", "logit"]
-"""Ψ, what a network's scores are turned into (PROTOCOL M6)."""
-
-GradientScore = Literal["log_odds", "softmax_f32", "logit"]
-"""The scalar whose gradient selects feature maps (PROTOCOL M7)."""
+    from sise.probe.probe import Probe
 
 Remark = Literal["segments_of_a_grid", "incomplete_decomposition"]
 """What an explainer found that its maps need to have said beside them; in words by `REMARKS`."""
-
 REMARKS: dict[Remark, str] = {
     "segments_of_a_grid": "the image has fewer than ten superpixels: its segments are the cells of a 7 × 7 grid",
     "incomplete_decomposition": "FullGrad's terms do not add up to the score: the network is not piecewise linear in "
@@ -50,16 +43,47 @@ class Explainer(Protocol):
     def __call__(self, probe: Probe, targets: Sequence[int]) -> Tensor: ...
 
 
-class LocalizationMetric(Protocol):
-    """``(saliency (H, W), mask (H, W) bool) -> float``, a fraction; NaN never: undefined cases are defined."""
+class Value(float):
+    """A metric's value that was set by definition, not computed: ``Value(0.0, "empty mask")``.
 
-    def __call__(self, saliency: Tensor, mask: Tensor) -> float: ...
+    It is a float like any other; what is computed with it is a plain one again.
+
+    Attributes:
+        reason: Why it was set, in a few words; "" counts as computed.
+    """
+
+    __slots__ = ("reason",)
+    reason: str
+
+    def __new__(cls, value: float, reason: str = "") -> Value:
+        """A float with its reason."""
+        made = super().__new__(cls, value)
+        made.reason = reason
+        return made
+
+    def __reduce__(self) -> tuple[type[Value], tuple[float, str]]:
+        """What copies and pickles are made of."""
+        return Value, (float(self), self.reason)
+
+
+def by_definition(value: float | None) -> str:
+    """Why a metric's value was set by definition; "" for one that was computed, and for None."""
+    return value.reason if isinstance(value, Value) else ""
+
+
+class LocalizationMetric(Protocol):
+    """``(saliency (H, W), mask (H, W) bool) -> float``, a fraction; NaN never: undefined cases are defined.
+
+    A case that has no value of its own gets a :class:`Value`; a pair that takes no part in the mean gets None.
+    """
+
+    def __call__(self, saliency: Tensor, mask: Tensor) -> float | None: ...
 
 
 class FaithfulnessMetric(Protocol):
-    """``(probe, target, saliency (H, W)) -> float``, a fraction."""
+    """``(probe, target, saliency (H, W)) -> float``, a fraction; undefined cases as for localization."""
 
-    def __call__(self, probe: Probe, target: int, saliency: Tensor) -> float: ...
+    def __call__(self, probe: Probe, target: int, saliency: Tensor) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +96,8 @@ class Sample:
         targets: T class indices of the dataset, ascending, one per explained class.
         masks: (T, H, W) bool array at the image's own size; ``masks[i]`` is the region of ``targets[i]``.
         info: Anything else worth recording per image: ``difficult``, one bool per target; ``cluster``, a name shared by
-            images that are no independent samples (tiles of one slide), for standard errors and tests.
+            images that are no independent samples (tiles of one slide), for standard errors and tests; ``regions``,
+            other regions than targets' by name, (H, W) bool at the image's own size (a watermark).
     """
 
     image_id: str
@@ -120,12 +145,17 @@ class ImageFiles(Protocol):
 
 
 @runtime_checkable
-class VerifiedDataset(Protocol):
-    """What audits (``doctor.py audit=...``) need of a dataset besides :class:`Dataset`; ``BaseDataset`` has it all."""
+class CountedDataset(Protocol):
+    """A dataset that was published: a run says whether all of it was found."""
 
     def verify_counts(self) -> tuple[bool, str]:
         """Whether all of the published data set was found, and a sentence about it."""
         ...
+
+
+@runtime_checkable
+class VerifiedDataset(CountedDataset, Protocol):
+    """What audits (``doctor.py audit=...``) need of a dataset besides :class:`Dataset`; ``BaseDataset`` has it all."""
 
     def verify_annotations(self) -> tuple[bool, str]:
         """The same without the pictures, where the ground truth can be had without them."""
@@ -147,12 +177,15 @@ class Model:
         classes: Names of the K scores; a dataset's target c is the model's output ``classes.index(name of c)``.
         layers: SISE's layers, low to high (the inputs of the network's downsampling stages).
         cam_layer: The layer Grad-CAM and Score-CAM read (the last convolutional block).
-        preprocess: PIL image -> (3, H, W) float32 network input.
+        preprocess: PIL image -> (3, H, W) float32 network input. Pictures of maps need an :class:`ImagePreprocess`.
         resize_mask: (h, w) bool array at image size -> (H, W) bool array on the network's grid (same geometry as
             ``preprocess``, nearest neighbour).
-        black: (3,) network input of a black pixel; ``mean``: (3,) network input of the mean colour.
+        black: (3,) network input of a black pixel; ``mean``: (3,) network input of the mean colour; (C,) for signals.
         weights_hash: sha256 of the weights, part of a run's identity.
         note: One line for the table's foot, e.g. where the weights come from and their licence.
+        official: The weights are the checkpoint behind the papers' numbers, verified by its hash.
+        has_network: False where ``network`` only stands in a network's place and scores nothing: then no picture is
+            opened, and records have no confidence.
     """
 
     network: Any
@@ -160,38 +193,46 @@ class Model:
     classes: tuple[str, ...]
     layers: tuple[str, ...]
     cam_layer: str
-    preprocess: Callable[[Image.Image], Tensor]
+    preprocess: Callable[[Any], Tensor]
     resize_mask: Callable[[Any], Any]
-    black: tuple[float, float, float]
-    mean: tuple[float, float, float]
+    black: tuple[float, ...]
+    mean: tuple[float, ...]
     weights_hash: str
     note: str = ""
+    official: bool = False
+    has_network: bool = True
+
+
+@runtime_checkable
+class RestoresMaps(Protocol):
+    """A ``preprocess`` of images that can also bring a map of its network's input back to the image."""
+
+    def restore_map(self, saliency: Tensor, size: tuple[int, int]) -> Tensor:
+        """(H, W) on the grid of the network's input -> (h, w) of the image."""
+        ...
+
+
+@runtime_checkable
+class ImagePreprocess(RestoresMaps, Protocol):
+    """A ``preprocess`` of pictures that says what it does to them, and can show what the network sees.
+
+    Attributes:
+        size: (H, W) of the network's input.
+        geometry: How a picture of another shape is brought there.
+        channels: Their order: "RGB", "BGR", or "L" for one.
+        mean, std: Subtracted from, and divided out of, pixel values.
+    """
+
+    size: tuple[int, ...]
+    geometry: str
+    channels: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A picture -> (C, H, W) float32 network input."""
+        ...
 
 
 Record = dict[str, Any]
-"""A flat dict per (image, target); keys are documented in :mod:`sise.benchmark.records`."""
-
-
-class SuiteError(Exception):
-    """A mistake the user can mend. The message says what was expected, what came and what to do."""
-
-
-class UnknownName(SuiteError):
-    """A setting has a value that there is not: no sample's fault, so nothing to go on with."""
-
-
-def choose(name: str, value: str, known: Sequence[str]) -> str:
-    """Returns ``value`` if it is one of ``known``.
-
-    Raises:
-        UnknownName: Otherwise; the message lists the known values and the nearest.
-    """
-    if value in known:
-        return value
-    import difflib
-
-    near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
-    names = f"xpected one of: {', '.join(map(str, known))}."
-    if near and len(known) > 20:  # the hint would be lost behind so many
-        raise UnknownName(f"unknown {name} {value!r}. Did you mean {near[0]!r}? E{names}")
-    raise UnknownName(f"unknown {name} {value!r}; e{names}" + (f" Did you mean {near[0]!r}?" if near else ""))
+"""A flat dict per (image, target); keys are documented in :mod:`sise.benchmark.records.folder`."""

@@ -7,14 +7,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from compositions import cells_of, composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from sise.benchmark.figures import FIGURES
-from sise.benchmark.runner import name_of
+from sise.benchmark.commands import listing
+from sise.benchmark.commands.draw import FIGURES
+from sise.benchmark.invocation import COMMANDS
+from sise.benchmark.run.cells import name_of
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EVALUATE = "python scripts/evaluate.py "
 UNCHANGED = {"experiment", "dataset", "dataset.root", "limit", "shard", "dry_run", "estimate"}
@@ -28,11 +30,11 @@ def commands():
         blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         lines = [line.split("  #")[0].split(" # ")[0].strip() for block in blocks for line in block.splitlines()]
         lines += re.findall(
-            r"`((?:python scripts/|experiment=)[^`\n]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+            r"`((?:python scripts/|sise |experiment=)[^`\n]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
         )
         for line in lines:
             line = EVALUATE + line if line.startswith("experiment=") else line
-            if line.startswith("python scripts/"):
+            if line.startswith(("python scripts/", "sise ")):
                 found.add(line)
     return sorted(found | commands_of_the_page())
 
@@ -54,12 +56,16 @@ def single(word):
 @pytest.mark.parametrize("command", commands())
 def test_command(command):
     python, script, *words = shlex.split(command)
-    assert python == "python"
+    if python == "sise":
+        if script == "list":
+            assert listing.listing(words)
+            return
+        script = f"scripts/{COMMANDS[script][0]}.py"
+    else:
+        assert python == "python"
     source = (ROOT / script).read_text()
-    if "argparse" in source:
-        assert all(f'"{word}"' in source for word in words if word.startswith("--"))
-        return
-    config = re.search(r'cli\.script\("(\w+)"', source)[1]
+    config = Path(script).stem
+    assert f"from sise.benchmark.commands.{config} import main" in source
     sweep = "-m" in words
     words = [single(word) if sweep else word for word in words if word not in ("-m", "--help")]
     words = [word for word in words if not word.startswith("hydra")]
@@ -75,7 +81,46 @@ def test_command(command):
         assert names and len(set(names)) == len(names)
 
 
+def settings():
+    """Every `key=value` between backticks of a page, outside of commands; without those in Python's quotes."""
+    found = set()
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+        for words in re.findall(r"`([a-z_][\w./]*=[^`\n]+)`", text):
+            found |= {word.split("=")[0] for word in words.split() if re.match(r"[\w./]+=(?!\")", word)}
+    return found
+
+
+def keys_of(node, above=""):
+    """A configuration's keys, dotted."""
+    return {k for key, value in node.items() for k in {above + key} | (
+        keys_of(value, f"{above}{key}.") if isinstance(value, dict) else set())}  # fmt: skip
+
+
+def test_settings_are_those_of_a_command():
+    """As a command has them, or an option of a group that evaluate.py always has: `model.classes` is model=module's."""
+    configs = ROOT / "configs"
+    groups = ("dataset", "engine", "explainer", "metrics", "model", "protocol")
+    files = [*configs.glob("*.yaml"), *(file for group in groups for file in (configs / group).glob("*.yaml"))]
+    known = {folder.name for folder in configs.iterdir() if folder.is_dir()}
+    for file in files:
+        above = "" if file.parent == configs else f"{file.parent.name}."
+        known |= keys_of(OmegaConf.to_container(OmegaConf.load(file)), above)
+    assert len(settings()) > 20 and settings() - known == set()
+
+
 def test_commands_are_found():
     found = commands()
     assert len(found) > 50 and len(commands_of_the_page()) > 10
+    assert "sise tables" in found
     assert any(" -m " in c for c in found) and EVALUATE + "experiment=photos" in found
+
+
+def test_links_lead_to_files():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", re.sub(r"`[^`]*`", "", page.read_text())):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 1400

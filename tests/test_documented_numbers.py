@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = yaml.safe_load((Path(__file__).parent / "documented_numbers.yaml").read_text(encoding="utf-8"))
 NUMBER = re.compile(r"(?<![\w.\-/])\d+\.\d+(?:e[+-]?\d+)?|\d+(?:\.\d+)? ?%|\d+e-\d+")
 

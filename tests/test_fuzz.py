@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from test_bad_input import png_that_claims
-from test_datasets import annotation, rectangle, write_coco, write_voc
+from trees import annotation, png_that_claims, rectangle, write_coco, write_voc
 
-from sise.benchmark.datasets import COCO2014, VOC2007, read_image
-from sise.benchmark.severstal import HEIGHT, WIDTH, _strip_mask, _tiles_with, read_csv
-from sise.types import SuiteError
+from sise.benchmark.datasets.coco2014 import COCO2014
+from sise.benchmark.datasets.images import read_image
+from sise.benchmark.datasets.severstal import HEIGHT, WIDTH, _strip_mask, _tiles_with, read_csv
+from sise.benchmark.datasets.voc2007 import VOC2007
+from sise.errors import SuiteError
 
 CASES = int(os.environ.get("SISE_FUZZ_CASES", 250))
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, about what is wrong with a picture

@@ -9,28 +9,28 @@ import pytest
 import reference_baselines as slow
 import scipy.ndimage
 import torch
+from sise.baselines.centre import centre
+from sise.baselines.common import to_saliency
+from sise.baselines.extremal_perturbation import extremal_perturbation
+from sise.baselines.full_grad import full_grad
+from sise.baselines.grad_cam import grad_cam
+from sise.baselines.grad_cam_pp import grad_cam_pp
+from sise.baselines.ground_truth import ground_truth
+from sise.baselines.integrated_gradients import integrated_gradients
+from sise.baselines.random import random
+from sise.baselines.rise import mask_bank, rise
+from sise.baselines.score_cam import score_cam
+from sise.baselines.uniform import uniform
+from sise.metrics import drop, increase, keep_mask
 from torch import nn
 
-from baselines.centre import centre
-from baselines.common import to_saliency
-from baselines.extremal_perturbation import extremal_perturbation
-from baselines.full_grad import full_grad
-from baselines.grad_cam import grad_cam
-from baselines.grad_cam_pp import grad_cam_pp
-from baselines.ground_truth import ground_truth
-from baselines.integrated_gradients import integrated_gradients
-from baselines.random import random
-from baselines.rise import mask_bank, rise
-from baselines.score_cam import score_cam
-from baselines.uniform import uniform
-from metrics import drop, increase, keep_mask
-from sise.fusion import GATES
+from sise.choices import ADAPTIVE_RULES, GATES, MASK_RULES
+from sise.errors import SuiteError
 from sise.layers import find_layers
 from sise.maps import minmax, upsample, upsampled_extrema, upsampled_sums
-from sise.method import ADAPTIVE_RULES, ada_sise, sise
-from sise.probe import MASK_RULES, Probe
+from sise.method import ada_sise, sise
+from sise.probe.probe import Probe
 from sise.scoring import Scorer, Segment
-from sise.types import SuiteError
 
 LENGTH, TARGETS = 37, [1, 3]
 LAYERS = ("stage1", "stage2", "stage3")

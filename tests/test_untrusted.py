@@ -19,19 +19,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 from omegaconf import OmegaConf
 from PIL import EpsImagePlugin
-from test_datasets import write_coco, write_voc
 from toy import toy_model
+from trees import write_coco, write_voc
 
-from sise.benchmark import models, narrow, severstal, severstal_training
-from sise.benchmark.datasets import COCO2014, VOC2007, Photos
-from sise.benchmark.score_cache import ScoreCache
+from sise.benchmark.datasets import severstal
+from sise.benchmark.datasets.coco2014 import COCO2014
+from sise.benchmark.datasets.photos import Photos
+from sise.benchmark.datasets.voc2007 import VOC2007
+from sise.benchmark.models import architectures, torchray, torchvision
+from sise.benchmark.models import severstal as models_severstal
+from sise.benchmark.models import weights as models_weights
+from sise.benchmark.run.score_cache import ScoreCache
+from sise.benchmark.training import severstal as training_severstal
+from sise.benchmark.training import severstal_confusion
+from sise.errors import SuiteError
 from sise.method import sise
-from sise.probe import Probe
-from sise.types import SuiteError
-
-ROOT = Path(__file__).parent.parent
+from sise.probe.probe import Probe
 
 
 @dataclasses.dataclass
@@ -123,28 +129,28 @@ def test_the_files_would_run_code(make, tmp_path):
 
 
 def read_torchray(file, monkeypatch):
-    models.torchray("resnet50", "voc", weights=file, allow_other_weights=True)
+    torchray.torchray("resnet50", "voc", weights=file, allow_other_weights=True)
 
 
 def read_torchvision(file, monkeypatch):
-    models.imagenet("squeezenet1_1", weights=file)
+    torchvision.imagenet("squeezenet1_1", weights=file)
 
 
 def read_safetensors(file, monkeypatch):
     pytest.importorskip("safetensors")
-    models.imagenet("squeezenet1_1", weights=file.rename(file.with_suffix(".safetensors")))
+    torchvision.imagenet("squeezenet1_1", weights=file.rename(file.with_suffix(".safetensors")))
 
 
 def read_severstal(file, monkeypatch):
-    severstal.network("resnet18", weights=file)
+    models_severstal.network("resnet18", weights=file)
 
 
 def resume_training(file, monkeypatch):
-    severstal_training._resume(file, severstal_training.Settings(), "data")
+    training_severstal._resume(file, training_severstal.Settings(), "data")
 
 
 def evaluate_training(file, monkeypatch):
-    severstal_training.evaluate(None, file, severstal_training.Settings(), device=torch.device("cpu"))
+    severstal_confusion.evaluate(None, file, training_severstal.Settings(), device=torch.device("cpu"))
 
 
 def read_shapes(file, monkeypatch):
@@ -153,8 +159,8 @@ def read_shapes(file, monkeypatch):
     digest = hashlib.sha256((file.parent / "shapes_vgg16.pt").read_bytes()).hexdigest()
     facts = {"vgg16": {"sha256": digest, "architecture": {"width": 0.0625, "num_classes": 2}}}
     (file.parent / "shapes.json").write_text(json.dumps(facts))
-    monkeypatch.setattr(narrow, "weights_folder", lambda: file.parent)
-    narrow.load_shapes("vgg16")
+    monkeypatch.setattr(architectures, "weights_folder", lambda: file.parent)
+    architectures.load_shapes("vgg16")
 
 
 @pytest.mark.parametrize("make", MALICIOUS)
@@ -195,7 +201,7 @@ def test_checkpoints_of_any_age_still_load(tmp_path):
     torch.save({"w": weights}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
     torch.save({"state_dict": {"w": weights}, "epoch": 3}, tmp_path / "new.pth")
     for name in ("oldest.pth.tar", "old.pth.tar", "new.pth"):
-        assert torch.equal(models.read_state(tmp_path / name)["w"], weights)
+        assert torch.equal(models_weights.read_state(tmp_path / name)["w"], weights)
 
 
 @pytest.mark.parametrize("make", MALICIOUS)
@@ -376,7 +382,7 @@ DANGEROUS = {
 }  # fmt: skip
 
 #: Modules that open only pictures which the suite drew itself.
-DRAWN_HERE = {"report.py", "sheets.py"}
+DRAWN_HERE = {"provenance.py", "results.py"}
 
 
 def test_no_reader_of_the_project_trusts_a_file():

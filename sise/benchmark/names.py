@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sise.types import SuiteError
+from sise.errors import SuiteError
 
 A_NAME = "a name that can be a folder's: no / or \\, and no . or blank in front"
 

@@ -5,9 +5,13 @@ Nothing here imports torch at the top: the OpenMP library reads its settings fro
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
+import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -26,6 +30,12 @@ take twice to five times as long on two cores that other processes use. The Open
 imported.
 """
 
+STARTED_BY = "SISE_STARTED_BY"
+"""Environment variable: the number of the process that a command ends with, see :func:`end_with_parent`."""
+
+LOCK_WAIT = "SISE_LOCK_SECONDS"
+"""Environment variable: for how long a job that is started again waits for records whose last writer may be dying."""
+
 PATIENCE = 30.0
 """Seconds a run computes before it is judged whether others slow it down."""
 
@@ -34,6 +44,20 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Sets :data:`DEFAULTS` where the environment says nothing; child processes inherit them."""
     for name, value in DEFAULTS.items():
         environment.setdefault(name, value)
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that :data:`STARTED_BY` names dies, in whatever way (Linux only).
+
+    A launcher starts a job again when its worker was killed. The first one must not go on beside it: it would keep the
+    second one off its records.
+    """
+    parent = os.environ.pop(STARTED_BY, "")
+    if not parent or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):  # it died before
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -53,6 +77,11 @@ def _quota(cgroups: Path) -> float | None:
         return float(allowed) / float(period) if float(allowed) > 0 else None
     except (OSError, ValueError):  # no such group, or "max"
         return None
+
+
+def has_cpp_compiler() -> bool:
+    """Whether there is a C++ compiler, which ``torch.compile`` needs on a CPU."""
+    return bool(os.environ.get("CXX") or any(map(shutil.which, ("g++", "clang++", "c++"))))
 
 
 def use_threads(threads: int | None) -> None:

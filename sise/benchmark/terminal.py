@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from sise.types import SuiteError
+from sise.errors import SuiteError
 
 LOG_INTERVAL = 30.0
 """Seconds between two lines of progress where nobody watches: a log file needs few."""
@@ -66,7 +66,7 @@ def _prepared(stream: TextIO | None, original: TextIO | None, number: int, title
         return stream
     stream.flush()
     raw = io.BufferedWriter(_Descriptor(number, title))
-    lines = number == 2 or stream.line_buffering
+    lines = number == 2 or bool(stream.line_buffering)
     return io.TextIOWrapper(raw, encoding=stream.encoding, errors="backslashreplace", line_buffering=lines)
 
 

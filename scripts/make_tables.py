@@ -1,0 +1,13 @@
+"""Makes the tables in results/ from the records in outputs/; see configs/make_tables.yaml."""
+
+# ruff: noqa: E402
+import sys
+from pathlib import Path
+
+# The code beside this script runs, whatever is installed.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from sise.benchmark.commands.make_tables import main
+
+if __name__ == "__main__":
+    main()

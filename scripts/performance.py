@@ -1,0 +1,13 @@
+"""Measures the suite's speed on this machine; see configs/performance.yaml."""
+
+# ruff: noqa: E402
+import sys
+from pathlib import Path
+
+# The code beside this script runs, whatever is installed.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from sise.benchmark.commands.performance import main
+
+if __name__ == "__main__":
+    main()

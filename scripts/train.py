@@ -1,0 +1,13 @@
+"""Trains the networks that the suite ships, or whose weights are not published; see configs/train.yaml."""
+
+# ruff: noqa: E402
+import sys
+from pathlib import Path
+
+# The code beside this script runs, whatever is installed.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from sise.benchmark.commands.train import main
+
+if __name__ == "__main__":
+    main()

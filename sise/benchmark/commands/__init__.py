@@ -1,0 +1,1 @@
+"""The commands: settings checked, typos explained, endings said."""

@@ -1,0 +1,1 @@
+"""Your own image: maps, pictures, files."""

@@ -1,0 +1,1 @@
+"""Figures, a file each; `layout` and `colours` are shared."""

@@ -1,0 +1,1 @@
+"""Networks, a file for each kind: `model` holds what they share."""

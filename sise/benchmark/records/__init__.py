@@ -1,0 +1,1 @@
+"""A run's folder: append-only records, their locks, and what they were made by."""

@@ -1,0 +1,5 @@
+"""The folder of configurations, and its groups."""
+
+from __future__ import annotations
+
+GROUPS = ("dataset", "model", "explainer", "protocol", "metrics", "engine", "experiment")

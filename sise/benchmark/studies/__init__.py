@@ -1,0 +1,1 @@
+"""Questions the papers raise: kept feature maps, sanity checks, audits."""

@@ -1,0 +1,1 @@
+"""How the suite's own weights were made."""
