@@ -288,13 +288,14 @@ class COCO2014(BaseDataset):
                 f"{self.name}: {self._file} is not a COCO annotation file ({reason_of(error)}); unpack it again"
             ) from error
         self._images = {f"{number:012d}": images[number] for number in sorted(images)}
-        self._objects, reasons = {}, {}
+        kept: dict[str, list[dict[str, Any]]] = {}
+        self._objects, reasons = kept, {}
         self._targets, self._without_pixel = {}, 0
         for image_id, number in zip(self._images, sorted(images), strict=True):
             try:
                 if number in twice:
                     raise ValueError("the image is listed twice, with different sizes or files")
-                targets = self._read_image_entry(image_id, objects.get(number, ()))
+                targets, kept[image_id] = self._read_image_entry(image_id, objects.get(number, ()))
             except (ValueError, LookupError, TypeError, OverflowError) as error:
                 targets, reasons[image_id] = (), reason_of(error)
             if targets or image_id in reasons:
@@ -319,7 +320,7 @@ class COCO2014(BaseDataset):
     ) -> dict[int, list[dict[str, Any]]]:
         """Annotations by the id of their image; those whose image is not listed are counted."""
         objects: dict[int, list[dict[str, Any]]] = {}
-        self._strays: list[Any] = []
+        self._strays = []
         for annotation in entries:
             number = annotation["image_id"]
             if type(number) in (int, float) and number in images:
@@ -330,8 +331,10 @@ class COCO2014(BaseDataset):
         self._repeated = len(numbers) - len(set(numbers))
         return objects
 
-    def _read_image_entry(self, image_id: str, objects: Sequence[dict[str, Any]]) -> tuple[int, ...]:
-        """The targets of an image; keeps its objects, without those that have no pixel.
+    def _read_image_entry(
+        self, image_id: str, objects: Sequence[dict[str, Any]]
+    ) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
+        """The targets of an image, and its objects, without those that have no pixel.
 
         Raises:
             ValueError: If its size, its file's name or a category is malformed; KeyError if one is missing.
@@ -345,8 +348,8 @@ class COCO2014(BaseDataset):
         indices = [self._index(annotation) for annotation in objects]
         seen = [self._may_have_pixel(annotation, height, width) for annotation in objects]
         self._without_pixel += seen.count(False)
-        self._objects[image_id] = [annotation for annotation, kept in zip(objects, seen, strict=True) if kept]
-        return tuple(sorted({index for index, kept in zip(indices, seen, strict=True) if kept}))
+        targets = {index for index, kept in zip(indices, seen, strict=True) if kept}
+        return tuple(sorted(targets)), [annotation for annotation, kept in zip(objects, seen, strict=True) if kept]
 
     def _may_have_pixel(self, annotation: dict[str, Any], height: int, width: int) -> bool:
         """Whether an object has a pixel of its image; True where it is malformed, which reading the sample says.

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from torchvision.models.resnet import Bottleneck
 
 from sise.benchmark import invocation
 
-__all__ = ["MEAN", "load_shapes", "resnet50", "vgg16", "weights_folder"]
+__all__ = ["MEAN", "VGG16", "ResNet50", "build", "load_shapes", "resnet50", "vgg16", "weights_folder"]
 
 #: Mean of the training images in RGB that is subtracted from inputs in [0, 255].
 MEAN = (123.68, 116.779, 103.939)
@@ -114,7 +116,7 @@ class ResNet50(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-def vgg16(*, width: float = 1.0, hidden: int = 4096, num_classes: int = 20) -> nn.Module:
+def vgg16(*, width: float = 1.0, hidden: int = 4096, num_classes: int = 20) -> VGG16:
     """TorchRay's VGG16 for VOC with fewer channels, randomly initialised.
 
     Args:
@@ -131,7 +133,7 @@ def vgg16(*, width: float = 1.0, hidden: int = 4096, num_classes: int = 20) -> n
     return VGG16(width=width, hidden=hidden, num_classes=num_classes)
 
 
-def resnet50(*, width: float = 1.0, num_classes: int = 20) -> nn.Module:
+def resnet50(*, width: float = 1.0, num_classes: int = 20) -> ResNet50:
     """TorchRay's ResNet-50 for VOC with fewer channels, randomly initialised.
 
     Args:
@@ -145,6 +147,16 @@ def resnet50(*, width: float = 1.0, num_classes: int = 20) -> nn.Module:
         ValueError: If the width leaves a fraction of a channel.
     """
     return ResNet50(width=width, num_classes=num_classes)
+
+
+def build(name: str, architecture: Mapping[str, Any]) -> VGG16 | ResNet50:
+    """A randomly initialised network, in training mode.
+
+    Args:
+        name: "vgg16" or "resnet50".
+        architecture: Arguments of the function of that name.
+    """
+    return vgg16(**architecture) if name == "vgg16" else resnet50(**architecture)
 
 
 def weights_folder() -> Path:
@@ -182,6 +194,6 @@ def load_shapes(name: str) -> nn.Module:
         raise ValueError(
             f"{path} has sha256 {digest}, expected {facts['sha256']}: restore the file, or run `{command}`"
         )
-    model = {"vgg16": vgg16, "resnet50": resnet50}[name](**facts["architecture"])
+    model = build(name, facts["architecture"])
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.float().eval()

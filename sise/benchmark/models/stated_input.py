@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -42,7 +42,7 @@ def stated_preprocessing(
         raise SuiteError(f"model.input.channels={channels}, but the network takes images of {count} channels")
     wanted = dict(own) | ({"mean": 0.0, "std": 1.0} if "scale" in given else {}) | given
 
-    def numbers(key: str, count: int) -> list[float]:
+    def numbers(key: str, count: int) -> list[Any]:
         value = wanted[key]
         values = [value] if isinstance(value, int | float) else value
         if isinstance(values, str) or not all(isinstance(one, int | float) for one in values):
@@ -63,7 +63,7 @@ def stated_preprocessing(
 
 def timm_input(network: nn.Module, channels: int) -> tuple[dict[str, Any], int]:
     """The input a network of timm states in its ``pretrained_cfg``, and the shorter side before its centre crop."""
-    config = network.pretrained_cfg
+    config = cast("Mapping[str, Any]", network.pretrained_cfg)
     size = tuple(config["input_size"][1:])
     own = {"size": size, "mean": config["mean"], "std": config["std"], "scale": 1.0, "channels": channels}
     return own, round(size[0] / config.get("crop_pct", 224 / 256))

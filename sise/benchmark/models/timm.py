@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -24,6 +24,15 @@ __all__ = ["timm"]
 def _nearest(value: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(value, known, n=5, cutoff=0.4)
     return f"the nearest are: {', '.join(near)}" if near else "none is near"
+
+
+def _pretrained(network: nn.Module) -> Mapping[str, Any]:
+    """What a network of timm states about its weights and their input."""
+    return cast("Mapping[str, Any]", network.pretrained_cfg)
+
+
+def _outputs(network: nn.Module) -> int:
+    return cast("int", network.num_classes)
 
 
 def timm(
@@ -80,16 +89,16 @@ def timm(
             raise SuiteError(
                 f"{error}; without its published weights give a checkpoint with model.weights=<file>, or random"
             ) from error
-        note = f"timm's {arch} ({network.pretrained_cfg.get('tag') or 'weights of timm'})"
+        note = f"timm's {arch} ({_pretrained(network).get('tag') or 'weights of timm'})"
     elif given == "random":
         network = build()
         note = f"RANDOM WEIGHTS ({arch}): for timing only"
     else:
         path = Path(given)
-        network, _ = with_checkpoint(build, path, build().num_classes)
+        network, _ = with_checkpoint(build, path, _outputs(build()))
         note = f"weights of {path.name} (sha256 {file_hash(path)[:8]}) in timm's {arch}"
-    outputs = network.num_classes
-    channels = options.get("in_chans", network.pretrained_cfg["input_size"][0])
+    outputs = _outputs(network)
+    channels = options.get("in_chans", _pretrained(network)["input_size"][0])
     own_input, resize = timm_input(network, channels)
     network, names, prefix = scoring_classes_of(network.eval(), classes_of, outputs, classes)
     return assemble(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,10 @@ def engine_actions(
     scorers = {name: Scorer(of.network, batch_size=size, **kind) for name, kind in runners(place, compile).items()}
     actions: dict[str, Callable[[], Any]] = {PLAIN: lambda: discard(plain(size)), SMALL: lambda: discard(plain(8))}
     for name, scorer in scorers.items():
-        actions[name] = lambda scorer=scorer: discard(scorer.score(segments))
+        actions[name] = functools.partial(_score, scorer, segments)
     reference = Scorer(of.network, batch_size=size, lossless=False)
     for name, scorer in {PLAIN: reference, **scorers}.items():
-        actions[f"maps of {name}"] = lambda scorer=scorer: layer_maps(of, scorer, target, chosen)
+        actions[f"maps of {name}"] = functools.partial(layer_maps, of, scorer, target, chosen)
     whole = scorers["lossless fp16" if place.type == "cuda" else "lossless"]
     actions["sise"] = lambda: whole_sise(of, whole, target)
     actions["bare"] = lambda: bare_passes(of, whole, target)
@@ -59,14 +59,18 @@ def engine_actions(
     null.score_inputs(of.image)  # checks it against itself: the probes below have another network's scores
     for threads in (1, None) if place.type == "cpu" else (None,):
         ending = ", 1 thread" if threads else ""
-        actions[f"null sise{ending}"] = lambda threads=threads: null_sise(of, null, target, threads)
+        actions[f"null sise{ending}"] = functools.partial(null_sise, of, null, target, threads)
     return actions
+
+
+def _score(scorer: Scorer, segments: Sequence[Segment]) -> None:
+    scorer.score(segments)
 
 
 def runners(device: torch.device, compile: bool) -> dict[str, dict[str, Any]]:
     """The engine's settings that are measured, by name."""
     half = ("tf32", "fp16", "bf16") if device.type == "cuda" else ("bf16",)
-    found = {"lossless": {}} | {f"lossless {p}": {"precision": p} for p in half}
+    found: dict[str, dict[str, Any]] = {"lossless": {}} | {f"lossless {p}": {"precision": p} for p in half}
     if compile:
         found |= {f"{name}, compiled": {**kind, "compile": True} for name, kind in found.items()}
         if device.type == "cuda":  # engine.fast
@@ -121,17 +125,17 @@ def whole_sise(of: Subject, scorer: Scorer, target: int) -> dict[str, Any]:
     """SISE on a fresh probe, then everything that draws on the same passes."""
     if not of.image.is_cuda:
         scorer = TimedScorer(of.network, batch_size=scorer.batch_size, precision=scorer.precision)
-        scorer.score_inputs(of.image.repeat(scorer.batch_size, 1, 1, 1))
+        scorer.score_inputs(of.image.repeat(scorer._batch_size(of.image), 1, 1, 1))
         scorer.seconds = 0.0
     probe = Probe(of.network, of.image, layers=of.layers, scorer=scorer)
     whole = timed(lambda: discard(sise(probe, [target])), probe.device).seconds
-    result = {"seconds": whole, "masks": probe.forward_passes - 1}
+    result: dict[str, Any] = {"seconds": whole, "masks": probe.forward_passes - 1}
     if isinstance(scorer, TimedScorer):
         result["passes"] = scorer.seconds
     forward, backward = probe.forward_passes, probe.backward_passes
     after = {f"SISE, mu = {mu}": functools.partial(sise, mu=mu) for mu in THRESHOLDS}
     after |= {f"Ada-SISE, {rule}": functools.partial(ada_sise, rule=rule) for rule in ("otsu_positive", "otsu_signed")}
-    result["after"] = {name: timed(lambda e=e: discard(e(probe, [target])), probe.device).seconds
+    result["after"] = {name: timed(functools.partial(e, probe, [target]), probe.device).seconds
                        for name, e in after.items()}  # fmt: skip
     result["further passes"] = probe.forward_passes - forward + probe.backward_passes - backward
     return result
@@ -142,7 +146,7 @@ def bare_passes(of: Subject, scorer: Scorer, target: int) -> dict[str, Any]:
     probe = Probe(of.network, of.image, layers=of.layers, scorer=scorer)
     masks = sum(int(selected(probe, layer, target).sum()) for layer in of.layers)
     scorer.score_inputs(of.image)
-    batch = of.image.repeat(scorer.batch_size, 1, 1, 1)
+    batch = of.image.repeat(scorer._batch_size(of.image), 1, 1, 1)
     batch = batch.contiguous(memory_format=scorer._memory_format)
     synchronise(of.image.device)
     begun = clock()
@@ -178,7 +182,7 @@ def null_sise(of: Subject, null: Scorer, target: int, threads: int | None) -> di
         probe.forward_passes = 0
         _, seconds = phases(probe, [target], gate="otsu_hard")
         masks = probe.forward_passes
-        batch = of.image.repeat(null.batch_size, 1, 1, 1)
+        batch = of.image.repeat(null._batch_size(of.image), 1, 1, 1)
         bare = timed(lambda: [null._run(batch) for _ in range(-(-masks // len(batch)))], probe.device).seconds
     finally:
         torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sise.baselines.extremal_perturbation import extremal_perturbation
 from sise.baselines.rise import mask_bank, rise
 from sise.baselines.score_cam import score_cam
+from sise.benchmark.models.architectures import VGG16, ResNet50
 from sise.benchmark.performance.clock import Measurement, interleaved, quartiles, ratios, spread
 from sise.benchmark.performance.phases import discard
 from sise.benchmark.performance.report import Report
@@ -41,11 +42,11 @@ class Peeked(nn.Module):
         return self.head(maps)
 
 
-def peeked(network: nn.Module, channels: int) -> Peeked:
+def peeked(network: VGG16 | ResNet50, channels: int) -> Peeked:
     """ResNet-50 or VGG16 of :mod:`sise.benchmark.models.architectures`, cut at its CAM layer."""
-    if hasattr(network, "features"):
-        body, head = network.features[:-1], [network.features[-1], network.avgpool, nn.Flatten(), network.classifier]
-        return Peeked(body, nn.Sequential(*head), channels).eval()
+    if isinstance(network, VGG16):
+        body, last = network.features[:-1], network.features[-1]
+        return Peeked(body, nn.Sequential(last, network.avgpool, nn.Flatten(), network.classifier), channels).eval()
     stem = [network.conv1, network.bn1, network.relu, network.maxpool]
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]
     return Peeked(

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
+from sise.baselines.common import cam_layer_of
 from sise.baselines.score_cam import score_cam
 from sise.benchmark.performance.clock import quartiles, timed
 from sise.benchmark.performance.phases import THRESHOLDS, discard, selected
@@ -21,6 +22,7 @@ from sise.benchmark.terminal import Progress
 from sise.method import ada_sise, live, sise
 from sise.probe.probe import Probe
 from sise.scoring import Scorer
+from sise.types import Sample
 
 GOAL_LABELS, GOAL_TABLE = 0.70, 0.50
 
@@ -33,21 +35,21 @@ def sharing(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
         dataset = cells[0].dataset
         model = cells[0].model.network.to(device)
         scorer = Scorer(model)
-        make_probe = functools.partial(functools.partial, _fresh, cells[0], scorer, device)
+        prober = _prober(cells[0], scorer, device)
         by_count: dict[int, list[str]] = {}
         for image_id in dataset.ids:
             by_count.setdefault(len(cells[0].pairs(image_id)), []).append(image_id)
         for count in sorted(k for k in by_count if k > 0):
             ids = by_count[count][: cfg.sharing.images]
             found = [
-                share_passes(make_probe(dataset[i]), _outputs(cells[0], i))
+                share_passes(prober(dataset[i]), _outputs(cells[0], i))
                 for i in Progress(ids, desc=f"{LABELS[network]}, {count} classes", unit="image")
             ]
             samples[f"{network}, {count} classes"] = found
             rows += sharing_rows(LABELS[network], count, found)
         ids = [i for i in by_count.get(2, []) + by_count.get(1, [])][: cfg.sharing.table_images]
         found = [
-            share_table(cells, make_probe(dataset[i]), _outputs(cells[0], i))
+            share_table(cells, prober(dataset[i]), _outputs(cells[0], i))
             for i in Progress(ids, desc=f"{LABELS[network]}, whole table", unit="image")
         ]
         samples[f"{network}, table"] = found
@@ -65,8 +67,9 @@ def sharing(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
         ]
 
 
-def _fresh(cell: Cell, scorer: Scorer, device: torch.device, sample: Any) -> Probe:
-    return probing.make_probe(cell, sample, scorer, device)
+def _prober(cell: Cell, scorer: Scorer, device: torch.device) -> Callable[[Sample], Callable[[], Probe]]:
+    """Gives, for a sample, what makes a fresh probe of it."""
+    return lambda sample: lambda: probing.make_probe(cell, sample, scorer, device)
 
 
 def _outputs(cell: Cell, image_id: str) -> list[int]:
@@ -90,7 +93,7 @@ def share_passes(make_probe: Callable[[], Probe], targets: Sequence[int]) -> dic
     alone, alone_passes, difference = 0.0, 0, 0.0
     for i, target in enumerate(targets):
         other = make_probe()
-        one = timed(lambda other=other, target=target: sise(other, [target]), probe.device)
+        one = timed(functools.partial(sise, other, [target]), probe.device)
         alone, alone_passes = alone + one.seconds, alone_passes + other.forward_passes
         difference = max(difference, float((one.result[0] - together.result[i]).abs().max()))
     union = {n: torch.stack([selected(probe, n, t) for t in targets]).any(dim=0) for n in probe.layers}
@@ -109,15 +112,17 @@ def share_passes(make_probe: Callable[[], Probe], targets: Sequence[int]) -> dic
     after = timed(lambda: discard([explain(probe, targets) for explain in variants]), probe.device)
     result |= {"after": probe.forward_passes - before + probe.backward_passes - begun, "after seconds": after.seconds}
     before = probe.forward_passes
-    missing = live(probe, probe.cam_layer)
-    if probe.cam_layer in union:
-        missing = missing & ~union[probe.cam_layer]
+    layer = cam_layer_of(probe, None)
+    missing = live(probe, layer)
+    if layer in union:
+        missing = missing & ~union[layer]
     shared = score_cam(probe, targets)
     result |= {"score_cam": probe.forward_passes - before, "score_cam expected": int(missing.sum())}
     other = make_probe()
-    result["score_cam alone"] = -other.forward_passes
-    result["score_cam difference"] = float((score_cam(other, targets) - shared).abs().max())
-    result["score_cam alone"] += other.forward_passes
+    before = other.forward_passes
+    alone_map = score_cam(other, targets)
+    result |= {"score_cam alone": other.forward_passes - before}
+    result |= {"score_cam difference": float((alone_map - shared).abs().max())}
     return result
 
 
@@ -182,7 +187,7 @@ def share_table(
     }
     found = {}
     for name, way in ways.items():
-        measured = timed(lambda way=way: explain(*way), make_probe().device)
+        measured = timed(functools.partial(explain, *way), make_probe().device)
         found[name] = {
             "seconds": measured.seconds,
             "forward": sum(p.forward_passes for p in probes),

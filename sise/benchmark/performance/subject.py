@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sise.benchmark.config_facts import network_labels
 from sise.benchmark.datasets import scenes
 from sise.benchmark.models import architectures
+from sise.benchmark.models.architectures import VGG16, ResNet50
 from sise.benchmark.run import composing
 from sise.errors import choose
 from sise.layers import find_cam_layer, find_layers
@@ -39,7 +40,7 @@ class Subject:
         layers, cam_layer: As in :class:`sise.types.Model`.
     """
 
-    network: nn.Module
+    network: VGG16 | ResNet50
     image: Tensor
     layers: tuple[str, ...]
     cam_layer: str
@@ -57,14 +58,17 @@ def subject(network: str, device: torch.device, *, width: float = 1.0, seed: int
     choose("network", network, NETWORKS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = architectures.vgg16(width=width, hidden=max(16, round(4096 * width))) if network == "vgg16" else (
-            architectures.resnet50(width=width)
-        )  # fmt: skip
+        net = _network(network, width)
         bring_to_life(net, torch.cat([scene(i) for i in range(4)]))
     # names depend on the layers' order only: the narrowest network has the same
-    small = architectures.vgg16(width=1 / 64, hidden=16) if network == "vgg16" else architectures.resnet50(width=1 / 64)
+    small = _network(network, 1 / 64)
     layers, cam_layer = find_layers(small.eval()), find_cam_layer(small.eval())
     return Subject(net.to(device), scene(0).to(device), layers, cam_layer)
+
+
+def _network(name: str, width: float) -> VGG16 | ResNet50:
+    hidden = {"hidden": max(16, round(4096 * width))} if name == "vgg16" else {}
+    return architectures.build(name, {"width": width, **hidden})
 
 
 def scene(index: int) -> Tensor:

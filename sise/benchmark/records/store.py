@@ -235,7 +235,7 @@ def _facts(records: Sequence[Record], good: Sequence[Record]) -> Facts:
         images=len({record["image_id"] for record in records}),
         keys=tuple(sorted({key for record in records for key, value in record.items() if value is not None})),
         filled=tuple(sorted(filled)),
-        sessions=tuple((session, *counts) for session, counts in sessions.items()),
+        sessions=tuple((session, of_good, every) for session, (of_good, every) in sessions.items()),
         seconds=sum(seconds),
         timed=len(seconds),
         first_failure=str(bad.get("reason", "")),
@@ -360,11 +360,14 @@ def _current(path: Path, files: Sequence[Path]) -> _Copy | None:
         return None
     try:
         query = f"select decode(value) from parquet_kv_metadata({_text(str(copy))}) where decode(key) = 'sise'"
-        told = json.loads(_engine().execute(query).fetchone()[0])
+        [[told]] = _engine().execute(query).fetchall()
+        told = json.loads(told)
         if told["version"] != VERSION:
             return None
         sources = [_Source(**source | {"times": tuple(source["times"])}) for source in told["sources"]]
-        facts = {key: tuple(value) if isinstance(value, list) else value for key, value in told["facts"].items()}
+        facts: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in told["facts"].items()
+        }
         facts["sessions"] = tuple(map(tuple, facts["sessions"]))
         found = _Copy(copy, Facts(**facts), told["kinds"])
     except (duckdb.Error, ValueError, LookupError, TypeError):  # damaged, or not one of these

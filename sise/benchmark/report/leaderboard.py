@@ -313,12 +313,14 @@ def board(sources: Sequence[Source]) -> Board:
 
 
 def _entry(source: Source, row: Mapping[str, Any]) -> Entry:
-    counts = {key: int(row[key]) for key in ("n", "undefined", "missing", "failed")}
-    numbers = {key: float(row[key]) for key in ("mean", "published", "difference")}
-    words = {key: "" if pd.isna(row.get(key)) else str(row[key]) for key in ("place", "note", "commit")}
+    def word(key: str) -> str:
+        return "" if pd.isna(row.get(key)) else str(row[key])
+
     return Entry(
-        source, str(row["metric"]), error=float(row["standard error"]), status=str(row["status"]),
-        **counts, **numbers, **words,
+        source, str(row["metric"]), mean=float(row["mean"]), error=float(row["standard error"]), n=int(row["n"]),
+        undefined=int(row["undefined"]), missing=int(row["missing"]), failed=int(row["failed"]),
+        published=float(row["published"]), difference=float(row["difference"]), status=str(row["status"]),
+        place=word("place"), note=word("note"), commit=word("commit"),
     )  # fmt: skip
 
 
@@ -375,8 +377,9 @@ def claims_of(every: pd.DataFrame | None, sources: Sequence[Source]) -> list[Cla
         rows = pd.concat([rows for _, rows in mine]) if mine else None
         orderings = len(every[(every[by] == list(key)).all(axis=1)]) if every is not None else 0
         counts = Counter(rows["verdict"]) if rows is not None else Counter({"not run": orderings})
+        paper, section, text, table = map(str, key)
         found.append(Claim(
-            *key,
+            paper, section, text, table,
             orderings or (0 if rows is None else len(rows)),
             0 if rows is None else int(rows["published agrees"].sum()),
             0 if rows is None else len(rows),

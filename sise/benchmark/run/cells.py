@@ -98,6 +98,7 @@ class Cell:
         failures: Of this process: how many pairs failed, by the reason.
         computed: Of this process: how many pairs have got a good record.
         finished: Images with a good record.
+        folder: Its records, once :func:`sise.benchmark.run.runner.run` has opened them.
         problem: Why the cell could not run, or not go on.
         in_a_row: The last failure's error and place, and in how many images in a row it was the same.
         shown_traceback: Whether an unexpected error's traceback was shown.
@@ -112,7 +113,7 @@ class Cell:
     data: DataFacts | None = None
     good: MutableSet[tuple[str, int]] = field(default_factory=GrowingSet)
     finished: MutableSet[str] = field(default_factory=GrowingSet)
-    folder: RunFolder | None = None
+    folder: RunFolder = field(init=False, repr=False, compare=False)
     failures: dict[str, int] = field(default_factory=dict)
     computed: int = 0
     problem: str = ""

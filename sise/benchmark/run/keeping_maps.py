@@ -41,7 +41,6 @@ def map_key(cell: Cell, device: torch.device) -> str:
     That is the run's identity without its metrics, the network's structure, the code that makes maps, and, as for
     stored scores, torch and the kind of device. The cell's folder is open.
     """
-    assert cell.folder is not None
     identity, _ = metric_sets.apart(cell.folder.identity)
     config = cast("dict[str, Any]", OmegaConf.to_container(cell.cfg, resolve=True))
     settings = {group: node for group, node in config.items() if group in CODE}

@@ -107,7 +107,7 @@ class _State:
         norms = [module for module in self.modules if isinstance(module, _NormBase)]
         statistics = [buffer for module in norms for buffer in module.buffers(recurse=False)]
         self.statistics = [(buffer, buffer.clone()) for buffer in statistics]
-        self.seeds = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        self.seeds = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
         self.modes = {name: read() for name, (read, _) in MODES.items()}
 
     def set_back(self) -> list[str]:
@@ -195,9 +195,11 @@ class _State:
 
     def _set_seeds(self) -> bool:
         ours, numpys, pythons = self.seeds
-        now = np.random.get_state()
+        now = np.random.get_state(legacy=False)
         same = torch.equal(ours, torch.get_rng_state()) and pythons == random.getstate()
-        same = same and numpys[2:] == now[2:] and np.array_equal(numpys[1], now[1])
+        same = same and all(numpys[key] == now[key] for key in ("has_gauss", "gauss"))
+        same = same and numpys["state"]["pos"] == now["state"]["pos"]
+        same = same and np.array_equal(numpys["state"]["key"], now["state"]["key"])
         if not same:
             torch.set_rng_state(ours)
             np.random.set_state(numpys)

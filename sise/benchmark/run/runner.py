@@ -184,7 +184,8 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str, i
             watch.look()
             if cache is not None and (not known or probe.forward_passes > passes):
                 cache.save(probe, sorted(probe.ground_truth))
-            bar.set_postfix(failed=failed) if failed else None
+            if failed:
+                bar.set_postfix(failed=failed)
     return failed
 
 

@@ -253,7 +253,10 @@ def differences_to_markdown(
         for against, of_base in of_model.groupby("against", sort=False):
             explainer, _, variant = str(against).partition("/")
             base = runs_of(runs, model, Column(explainer, variant, ""))
-            rows = [runs_of(runs, model, Column(*key, "")) for key, _ in of_base.groupby(["explainer", "variant"])]
+            rows = [
+                runs_of(runs, model, Column(str(e), str(v), ""))
+                for (e, v), _ in of_base.groupby(["explainer", "variant"])
+            ]
             every = max(len(pair_values(base, m)) for m in metrics)
             values = {m: _in_common(base, rows, m) for m in metrics}
             common = max(map(len, values.values()))

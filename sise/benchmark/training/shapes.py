@@ -20,7 +20,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +30,13 @@ from tqdm import tqdm
 
 from sise.benchmark.datasets import scenes
 from sise.benchmark.models import architectures
+from sise.benchmark.models.architectures import VGG16, ResNet50
 from sise.benchmark.records.files import whole, write_whole
 from sise.benchmark.run.preparing import keep_freed_memory
 from sise.errors import SuiteError, choose
 
 WIDTHS = {"vgg16": {"width": 0.25, "hidden": 128}, "resnet50": {"width": 0.25}}
+Network = TypeVar("Network", bound=nn.Module)
 INPUT_SCALE = 64.0  # training divides inputs by it, and the first convolution absorbs it at the end
 
 
@@ -147,7 +149,7 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 class NormalisedVGG16(nn.Module):
     """VGG16 while it is trained: batch normalisation everywhere, and one weight per channel for all 7x7 places."""
 
-    def __init__(self, plain: nn.Module) -> None:
+    def __init__(self, plain: VGG16) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for layer in plain.features:
@@ -167,16 +169,18 @@ class NormalisedVGG16(nn.Module):
         """Scores (N, 20) of images (N, 3, R, R)."""
         return self.classifier(self.features(x).mean((2, 3)))
 
-    def fold(self, plain: nn.Module) -> nn.Module:
+    def fold(self, plain: VGG16) -> VGG16:
         """Write into `plain` the weights that compute the same function at 224x224."""
         for source, target in ((self.features, plain.features), (self.classifier, plain.classifier)):
             layers = [layer for layer in source if isinstance(layer, nn.Conv2d | nn.Linear)]
             norms = [layer for layer in source if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d)]
             targets = [layer for layer in target if isinstance(layer, nn.Conv2d | nn.Linear)]
             for number, (layer, into) in enumerate(zip(layers, targets, strict=True)):
+                assert layer.bias is not None and into.bias is not None
                 weight, bias = layer.weight.detach(), layer.bias.detach()
                 if number < len(norms):
                     norm = norms[number]
+                    assert norm.running_mean is not None and norm.running_var is not None
                     gain = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
                     weight = weight * gain.view(-1, *[1] * (weight.ndim - 1))
                     bias = (bias - norm.running_mean) * gain + norm.bias.detach()
@@ -198,11 +202,18 @@ def initialise(model: nn.Module) -> None:
             nn.init.zeros_(module.bn3.weight)
 
 
-def build(name: str) -> tuple[nn.Module, nn.Module]:
+def build(name: str) -> tuple[VGG16 | ResNet50, NormalisedVGG16 | ResNet50]:
     """The network to save and the network to train, which share nothing for VGG16 and everything for ResNet-50."""
-    plain = {"vgg16": architectures.vgg16, "resnet50": architectures.resnet50}[name](**WIDTHS[name])
+    plain = architectures.build(name, WIDTHS[name])
     initialise(plain)
-    return plain, (NormalisedVGG16(plain) if name == "vgg16" else plain)
+    return plain, (NormalisedVGG16(plain) if isinstance(plain, VGG16) else plain)
+
+
+def scale_first(model: VGG16 | ResNet50, factor: float) -> None:
+    """Multiplies the weights of the first convolution."""
+    first = model.features[0] if isinstance(model, VGG16) else model.conv1
+    assert isinstance(first, nn.Conv2d)
+    first.weight.data.mul_(factor)
 
 
 # --- training and testing -----------------------------------------------------------------------------------
@@ -236,7 +247,7 @@ def figures(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int
     }
 
 
-def train(settings: Settings, model: nn.Module) -> nn.Module:
+def train(settings: Settings, model: Network) -> Network:
     """Train the network and return the moving average of its weights."""
     images, labels = load_scenes(settings.cache, settings.seed, "train", settings.scenes, settings.threads)
     held_out, held_out_labels = load_scenes(settings.cache, settings.seed, "val", 300, settings.threads)
@@ -311,12 +322,11 @@ def save(settings: Settings, plain: nn.Module, minutes: float) -> dict:
     with whole(path) as draft:
         draft.write_bytes(buffer.getvalue())
 
-    model = {"vgg16": architectures.vgg16, "resnet50": architectures.resnet50}[settings.model](**WIDTHS[settings.model])
+    model = architectures.build(settings.model, WIDTHS[settings.model])
     model.load_state_dict(torch.load(path, weights_only=True))
-    first = model.features[0] if settings.model == "vgg16" else model.conv1
     images, labels = load_scenes(settings.cache, settings.seed, "test", settings.tests, settings.threads)
     model = model.float().eval()
-    first.weight.data.mul_(INPUT_SCALE)  # `prepare` divides by it; a power of two, so this loses nothing
+    scale_first(model, INPUT_SCALE)  # `prepare` divides by it; a power of two, so this loses nothing
     test = figures(scores_of(model, images), labels)
 
     description_path = settings.output / "shapes.json"
@@ -398,16 +408,18 @@ def make(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     started = time.monotonic()
     plain, model = build(settings.model)
-    trained = train(settings, model.to(memory_format=torch.channels_last))
-    if settings.model == "vgg16":
-        folded = trained.fold(plain).eval()
+    result = train(settings, model.to(memory_format=torch.channels_last))
+    if isinstance(result, NormalisedVGG16):
+        assert isinstance(plain, VGG16)
+        folded = result.fold(plain).eval()
         x = torch.randn(2, 3, scenes.SIZE, scenes.SIZE)
         with torch.no_grad():
-            difference = float((folded(x) - trained(x)).abs().max())
+            difference = float((folded(x) - result(x)).abs().max())
         if not difference < 1e-2 or not math.isfinite(difference):
             raise RuntimeError(f"folding changed the scores by {difference}: expected less than 0.01")
-        trained = folded
-    first = trained.features[0] if settings.model == "vgg16" else trained.conv1
-    first.weight.data.div_(INPUT_SCALE)
+        trained: VGG16 | ResNet50 = folded
+    else:
+        trained = result
+    scale_first(trained, 1 / INPUT_SCALE)
     facts = save(settings, trained, (time.monotonic() - started) / 60)
     print(json.dumps(facts, indent=2, sort_keys=True))

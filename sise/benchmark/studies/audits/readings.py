@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,9 +31,11 @@ class _Means:
     def __init__(self) -> None:
         self.values: dict[tuple[str, ...], dict[str, list[tuple[str, float]]]] = defaultdict(lambda: defaultdict(list))
 
-    def add(self, key: tuple[str, ...], image_id: str, **values: float) -> None:
+    def add(self, key: tuple[str, ...], image_id: str, **values: float | None) -> None:
+        """Takes the values of a pair; None: it is left out of that metric's mean."""
         for metric, value in values.items():
-            self.values[key][metric].append((image_id, 100 * value))
+            if value is not None:
+                self.values[key][metric].append((image_id, 100 * float(value)))
 
     def tables(
         self, columns: Sequence[str], published: Callable[[tuple[str, ...]], dict[str, float]]
@@ -56,14 +59,13 @@ class _Means:
         return long, wide_table(long.assign(text=text), columns, "metric", "text")
 
 
-def _measures(cell: Cell, probe: Probe, output: int, saliency: Tensor) -> dict[str, float]:
+def _measures(cell: Cell, probe: Probe, output: int, saliency: Tensor) -> dict[str, float | None]:
     """The five metrics of the tables, for one map."""
     localization, faithfulness = cell.metrics
     mask = probe.ground_truth[output]
-    values = {name: metric(saliency, mask) for name, metric in localization.items()}
-    values = {name: float(value) for name, value in values.items() if value is not None}  # None: the pair is left out
+    values: dict[str, float | None] = {name: metric(saliency, mask) for name, metric in localization.items()}
     judge = probing.judge_of(cell, probe)
-    return values | {name: float(metric(judge, output, saliency)) for name, metric in faithfulness.items()}
+    return values | {name: metric(judge, output, saliency) for name, metric in faithfulness.items()}
 
 
 def _closest(rows: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> str:
@@ -145,7 +147,7 @@ def u6(bench: Bench) -> Audit:
 
 
 #: What the papers of SISE's rivals leave open: by explainer its name among the published numbers and the choices.
-RIVALS_CHOICES = {
+RIVALS_CHOICES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
     "grad_cam": ("Grad-CAM", {"of": ("logit", "log_odds"), "upsampling": ("bilinear", "cubic")}),
     "grad_cam_pp": (
         "Grad-CAM++",
