@@ -37,7 +37,11 @@ test-cpus: install
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# baselines/ and metrics/ where type checkers and editors look for sise.baselines and sise.metrics; Python needs no links
+sise/baselines sise/metrics:
+	ln -s ../$(notdir $@) $@
+
+$(VENV)/installed: pyproject.toml constraints.txt | sise/baselines sise/metrics
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s; make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip

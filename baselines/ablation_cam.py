@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import cam_layer_of, check_targets, no_maps, tf32_as_engine, to_saliency, weighted_maps
 from torch import Tensor, nn
 
+from sise.baselines.common import cam_layer_of, check_targets, no_maps, tf32_as_engine, to_saliency, weighted_maps
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
 from sise.scoring import check_scores

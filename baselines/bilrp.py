@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from sise.baselines.common import cam_layer_of
 from sise.baselines.lrp import Bounds, bounds_of, box, gamma
 from sise.baselines.rules import Affine, Back, RuledGraph, Rules
-from torch import Tensor
-
 from sise.errors import SuiteError, choose
 from sise.probe.probe import Probe
 

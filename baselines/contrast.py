@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.rules import RuledGraph, divided, one_hot
 from torch import Tensor
+
+from sise.baselines.rules import RuledGraph, divided, one_hot
 
 CONTRASTS = ("none", "others", "softmax")
 """``others``: seeds as in Gu, Yang and Tresp, "Understanding Individual Decisions of CNNs via Contrastive

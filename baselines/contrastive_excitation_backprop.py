@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from sise.baselines.common import attribution_maps, check_targets, no_maps
 from sise.baselines.excitation_backprop import Excitation, excitation_layer
 from sise.baselines.rules import RuledGraph, one_hot
-from torch import Tensor
-
 from sise.probe.probe import Probe
 
 

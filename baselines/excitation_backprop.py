@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, no_maps
 from sise.baselines.contrast import CONTRASTS, contrasted
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided
-from torch import Tensor, nn
-
 from sise.errors import choose
 from sise.probe.probe import Probe
 

@@ -12,10 +12,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import check_targets, no_maps, tf32_as_engine
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sise.baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.errors import SuiteError, choose
 from sise.maps import minmax
 from sise.probe.capture import take_gradients

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import check_targets, no_maps, tf32_as_engine
 from torch import Tensor, nn
 
+from sise.baselines.common import check_targets, no_maps, tf32_as_engine
 from sise.errors import SuiteError
 from sise.maps import minmax
 from sise.probe.capture import take_gradients

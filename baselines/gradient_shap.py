@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
 from sise.errors import SuiteError
 from sise.maps import over_map
 from sise.probe.capture import take_gradients

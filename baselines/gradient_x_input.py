@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.common import attribution_maps, check_targets, no_maps
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, check_targets, no_maps
 from sise.probe.probe import Probe
 
 

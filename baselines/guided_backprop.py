@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.common import attribution_maps, check_targets, no_maps
-from sise.baselines.rules import Back, Rules, gradients_under
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.rules import Back, Rules, gradients_under
 from sise.probe.probe import Probe
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps, weighted_maps
-from sise.baselines.guided_backprop import guided_gradients
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps, weighted_maps
+from sise.baselines.guided_backprop import guided_gradients
 from sise.maps import upsample
 from sise.probe.probe import Probe
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sise.baselines.common import gradient_cam
 from torch import Tensor
 
+from sise.baselines.common import gradient_cam
 from sise.probe.probe import Probe
 
 

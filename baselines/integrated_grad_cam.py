@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import cam_layer_of, check_targets, layer_gradients, no_maps, to_saliency
 from torch import Tensor
 
+from sise.baselines.common import cam_layer_of, check_targets, layer_gradients, no_maps, to_saliency
 from sise.errors import SuiteError
 from sise.maps import over_map
 from sise.probe.probe import Probe

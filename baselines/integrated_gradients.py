@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from captum.attr import IntegratedGradients
-from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
 from sise.errors import SuiteError, choose
 from sise.maps import over_map
 from sise.probe.capture import take_gradients

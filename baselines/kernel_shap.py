@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.common import attribution_maps, check_targets, no_maps
-from sise.baselines.segments import coalition_confidences, segments_of
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.segments import coalition_confidences, segments_of
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
 

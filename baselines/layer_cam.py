@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from sise.baselines.common import gradient_cam
 from torch import Tensor
 
+from sise.baselines.common import gradient_cam
 from sise.probe.probe import Probe
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
+
 from sise.baselines.common import attribution_maps, check_targets, no_maps
 from sise.baselines.contrast import CONTRASTS, contrasted
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules
-from torch import Tensor
-
 from sise.errors import SuiteError, choose
 from sise.maps import over_map
 from sise.probe.probe import Probe

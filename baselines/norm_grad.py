@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import check_targets, no_maps
-from sise.baselines.excitation_backprop import excitation_layer
 from torch import Tensor
 
+from sise.baselines.common import check_targets, no_maps
+from sise.baselines.excitation_backprop import excitation_layer
 from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
 from sise.probe.probe import Probe

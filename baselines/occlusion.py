@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.common import attribution_maps, check_targets, no_maps
-from sise.baselines.segments import CHUNK
 from torch import Tensor
 
+from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.segments import CHUNK
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
+
 from sise.baselines.common import attribution_maps, check_targets, no_maps
 from sise.baselines.lrp import Bounds, bounds_of, box
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided, one_hot
-from torch import Tensor
-
 from sise.errors import SuiteError, choose
 from sise.maps import over_map
 from sise.probe.probe import Probe

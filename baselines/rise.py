@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from sise.baselines.common import check_targets, no_maps
 from torch import Tensor
 
+from sise.baselines.common import check_targets, no_maps
 from sise.errors import SuiteError, choose
 from sise.maps import minmax, over_map, upsample
 from sise.probe.probe import Probe

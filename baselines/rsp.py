@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
 from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps
 from sise.baselines.lrp import Bounds, bounds_of
 from sise.baselines.rap import box, uniform_shift
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided
-from torch import Tensor
-
 from sise.errors import choose
 from sise.maps import over_map
 from sise.probe.probe import Probe

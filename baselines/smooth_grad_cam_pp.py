@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from sise.baselines.common import (
     cam_layer_of,
     check_targets,
@@ -16,8 +18,6 @@ from sise.baselines.common import (
     weighted_maps,
 )
 from sise.baselines.rules import divided
-from torch import Tensor
-
 from sise.errors import SuiteError
 from sise.maps import over_map
 from sise.probe.probe import Probe

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from sise.baselines.common import cam_layer_of, check_targets, gaussian_smooth, layer_gradients, no_maps
-from sise.baselines.grad_cam_pp import alpha_weights
 from torch import Tensor
 
+from sise.baselines.common import cam_layer_of, check_targets, gaussian_smooth, layer_gradients, no_maps
+from sise.baselines.grad_cam_pp import alpha_weights
 from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
 from sise.probe.probe import Probe

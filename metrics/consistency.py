@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from sise.metrics.checks import finite_map, map_of_image
-from sise.metrics.removals import pearson
-from sise.metrics.road import road
-from sise.metrics.sparseness import complexity
 from torch import Tensor
 
 from sise.errors import SuiteError
 from sise.maps import minmax
+from sise.metrics.checks import finite_map, map_of_image
+from sise.metrics.removals import pearson
+from sise.metrics.road import road
+from sise.metrics.sparseness import complexity
 from sise.scoring import Segment
 from sise.types import Value
 

@@ -12,11 +12,11 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from sise.metrics.checks import by_value, map_of_image, pixel_count
-from sise.metrics.passes import plan_of
 from torch import Tensor
 
 from sise.errors import SuiteError
+from sise.metrics.checks import by_value, map_of_image, pixel_count
+from sise.metrics.passes import plan_of
 from sise.scoring import Segment
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sise.metrics.checks import map_of_image
-from sise.metrics.passes import plan_of
 from torch import Tensor
 
 from sise.maps import minmax
+from sise.metrics.checks import map_of_image
+from sise.metrics.passes import plan_of
 from sise.scoring import Segment
 from sise.types import Value
 

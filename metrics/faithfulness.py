@@ -24,10 +24,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from sise.metrics.checks import by_value, finite_map, map_of_image, pixel_count, unwrapped
 from torch import Tensor
 
 from sise.errors import SuiteError, choose
+from sise.metrics.checks import by_value, finite_map, map_of_image, pixel_count, unwrapped
 from sise.types import Value
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from sise.metrics.checks import by_value, map_and_mask, pixel_count
 from torch import Tensor
 
 from sise.errors import SuiteError, choose
+from sise.metrics.checks import by_value, map_and_mask, pixel_count
 from sise.types import Value
 
 Normalise = Literal["minmax", "raw"]

@@ -7,9 +7,9 @@ Tied pixels count as half before, half behind each other (AUC), or come all at o
 from __future__ import annotations
 
 import numpy as np
-from sise.metrics.checks import by_value, map_and_mask
 from torch import Tensor
 
+from sise.metrics.checks import by_value, map_and_mask
 from sise.types import Value
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sise.metrics.checks import unwrapped
 from torch import Tensor
+
+from sise.metrics.checks import unwrapped
 
 if TYPE_CHECKING:
     from sise.probe.probe import Probe

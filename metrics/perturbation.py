@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from sise.metrics.checks import map_of_image, pixel_count
-from sise.metrics.curves import curve, over_maps
-from sise.metrics.passes import plan_of
 from torch import Tensor
 
 from sise.errors import SuiteError
+from sise.metrics.checks import map_of_image, pixel_count
+from sise.metrics.curves import curve, over_maps
+from sise.metrics.passes import plan_of
 from sise.scoring import Segment
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import math
 from typing import Literal
 
 import torch
-from sise.metrics.checks import finite_map
 from torch import Tensor
 
 from sise.errors import SuiteError, choose
 from sise.maps import upsample
+from sise.metrics.checks import finite_map
 from sise.types import Value
 
 Ties = Literal["first", "middle"]

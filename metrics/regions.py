@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sise.metrics.checks import map_and_mask
 from torch import Tensor
 
 from sise.errors import choose
+from sise.metrics.checks import map_and_mask
 from sise.types import Value
 
 Threshold = Literal["zero", "mean"]

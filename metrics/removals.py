@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from sise.metrics.checks import map_of_image
-from sise.metrics.passes import plan_of
-from sise.metrics.perturbation import cells
 from torch import Tensor
 
 from sise.errors import SuiteError
+from sise.metrics.checks import map_of_image
+from sise.metrics.passes import plan_of
+from sise.metrics.perturbation import cells
 from sise.scoring import Segment
 from sise.types import Value
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array, csc_array
 from scipy.sparse.linalg import splu
-from sise.metrics.checks import pixel_count
-from sise.metrics.curves import ranks
 from torch import Tensor
 
 from sise.errors import SuiteError
+from sise.metrics.checks import pixel_count
+from sise.metrics.curves import ranks
 from sise.scoring import Segment
 
 if TYPE_CHECKING:

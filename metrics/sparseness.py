@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from sise.metrics.checks import map_of_image
 from torch import Tensor
 
 from sise.maps import minmax
+from sise.metrics.checks import map_of_image
 from sise.types import Value
 
 if TYPE_CHECKING:

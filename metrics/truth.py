@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from sise.metrics.checks import map_and_mask, map_of_image
 from torch import Tensor
 
 from sise.errors import SuiteError
+from sise.metrics.checks import map_and_mask, map_of_image
 from sise.types import Value
 
 if TYPE_CHECKING:

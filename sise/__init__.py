@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sise.scoring import Scorer
 
 if (_checkout := Path(__file__).resolve().parents[1]).joinpath("pyproject.toml").is_file():
-    __path__.append(str(_checkout))  # baselines/ and metrics/ lie there, where links in this folder are not kept
+    __path__.append(str(_checkout))  # baselines/ and metrics/ lie there
 
 _HOMES = {
     "Probe": "probe.probe",

@@ -17,6 +17,13 @@ import torch
 from checkout import ROOT
 from compositions import composed
 from pretend_gpu import CARD, DeviceMix
+from toy import toy_model
+
+import sise
+from sise.benchmark.run import cells as run_cells
+from sise.benchmark.run import runner
+from sise.choices import PRECISIONS
+from sise.errors import SuiteError
 from sise.metrics import (
     bbox,
     confidences,
@@ -34,13 +41,6 @@ from sise.metrics import (
     road,
     sparseness,
 )
-from toy import toy_model
-
-import sise
-from sise.benchmark.run import cells as run_cells
-from sise.benchmark.run import runner
-from sise.choices import PRECISIONS
-from sise.errors import SuiteError
 from sise.probe.probe import Probe
 from sise.scoring import Scorer, Segment
 from sise.types import by_definition

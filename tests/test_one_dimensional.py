@@ -9,6 +9,8 @@ import pytest
 import reference_baselines as slow
 import scipy.ndimage
 import torch
+from torch import nn
+
 from sise.baselines.centre import centre
 from sise.baselines.common import to_saliency
 from sise.baselines.extremal_perturbation import extremal_perturbation
@@ -21,14 +23,12 @@ from sise.baselines.random import random
 from sise.baselines.rise import mask_bank, rise
 from sise.baselines.score_cam import score_cam
 from sise.baselines.uniform import uniform
-from sise.metrics import drop, increase, keep_mask
-from torch import nn
-
 from sise.choices import ADAPTIVE_RULES, GATES, MASK_RULES
 from sise.errors import SuiteError
 from sise.layers import find_layers
 from sise.maps import minmax, upsample, upsampled_extrema, upsampled_sums
 from sise.method import ada_sise, sise
+from sise.metrics import drop, increase, keep_mask
 from sise.probe.probe import Probe
 from sise.scoring import Scorer, Segment
 

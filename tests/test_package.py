@@ -28,6 +28,6 @@ def test_every_package_is_installed():
         for path in (ROOT / top).rglob("__init__.py")
     }
     links = {str(path.relative_to(ROOT)) for path in (ROOT / "sise").iterdir() if path.is_symlink()}
-    assert links == {"sise/baselines", "sise/metrics"}  # the folders of the top level, not theirs once more
+    assert links <= {"sise/baselines", "sise/metrics"}  # what make install links: not the top level's folders once more
     data = {"configs", "results/published", "hydra_plugins"}  # packages without Python's file
     assert sorted(folders) == sorted(found - links | data)

@@ -12,7 +12,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
-from sise.metrics import bbox, drop, ebpg, increase, keep_mask, miou
 
 from sise.benchmark.datasets.coco2014 import _region_of_runs
 from sise.benchmark.datasets.images import to_rgb
@@ -29,6 +28,7 @@ from sise.benchmark.tables.statistics import (
 from sise.choices import GATES
 from sise.fusion import cascade, fuse
 from sise.maps import minmax
+from sise.metrics import bbox, drop, ebpg, increase, keep_mask, miou
 
 LOCALIZATION = (ebpg, miou, bbox)
 RANKING = (miou, bbox)  # only the order of the pixels counts

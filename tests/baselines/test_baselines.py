@@ -21,6 +21,9 @@ from checkout import ROOT
 from omegaconf import OmegaConf
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from small_networks import Times, uneven
+from torch import nn
+
 from sise.baselines.ablation_cam import ablation_cam
 from sise.baselines.cameras import cameras
 from sise.baselines.common import REDUCTIONS, attribution_maps
@@ -50,9 +53,6 @@ from sise.baselines.smooth_grad import smooth_grad
 from sise.baselines.smooth_grad_cam_pp import smooth_grad_cam_pp
 from sise.baselines.ucag import ucag
 from sise.baselines.xgrad_cam import xgrad_cam
-from small_networks import Times, uneven
-from torch import nn
-
 from sise.errors import SuiteError
 from sise.maps import minmax, upsample
 from sise.method import ada_sise, sise

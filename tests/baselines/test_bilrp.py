@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sise.baselines.bilrp import bilrp, in_blocks, projection
 from small_networks import probe_of
 from torch import nn
 
+from sise.baselines.bilrp import bilrp, in_blocks, projection
 from sise.errors import SuiteError
 
 

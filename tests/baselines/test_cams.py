@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 import torchcam.methods
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from small_networks import IMAGE, TARGETS, image_of, largest_difference, probe_of
+from torch import nn
+
 from sise.baselines.ablation_cam import ablation_cam
 from sise.baselines.cameras import cameras
 from sise.baselines.common import attribution_maps, noisy_copies
@@ -25,9 +28,6 @@ from sise.baselines.smooth_grad import smooth_grad
 from sise.baselines.smooth_grad_cam_pp import smooth_grad_cam_pp
 from sise.baselines.ucag import ucag
 from sise.baselines.xgrad_cam import xgrad_cam
-from small_networks import IMAGE, TARGETS, image_of, largest_difference, probe_of
-from torch import nn
-
 from sise.errors import SuiteError
 from sise.maps import minmax, upsample
 

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import scipy.ndimage
 import torch
-from sise.baselines.common import attribution_maps, gaussian_smooth, reduce_channels
 
+from sise.baselines.common import attribution_maps, gaussian_smooth, reduce_channels
 from sise.errors import SuiteError
 
 TWO_PLACES = torch.tensor([[[[3.0, 1.0]], [[-4.0, 2.0]]]])  # (1, 2 channels, 1, 2)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from checkout import ROOT
 from omegaconf import OmegaConf
+
 from sise.baselines.centre import centre
 from sise.baselines.ground_truth import ground_truth
 from sise.baselines.random import random
 from sise.baselines.uniform import uniform
-from sise.metrics import bbox, ebpg, miou
-
 from sise.errors import SuiteError
+from sise.metrics import bbox, ebpg, miou
 
 CONFIGS = ROOT / "configs" / "explainer"
 

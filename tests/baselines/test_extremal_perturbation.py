@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import Times
+from torch import nn
+from torchray.attribution import extremal_perturbation as torchray
+from torchray.utils import imsmooth
+
 from sise.baselines.extremal_perturbation import (
     AREA_WEIGHT,
     SmoothMask,
@@ -14,11 +19,6 @@ from sise.baselines.extremal_perturbation import (
     optimise_masks,
     perturb,
 )
-from small_networks import Times
-from torch import nn
-from torchray.attribution import extremal_perturbation as torchray
-from torchray.utils import imsmooth
-
 from sise.errors import SuiteError
 from sise.maps import minmax
 from sise.probe.probe import Probe

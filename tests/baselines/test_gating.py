@@ -11,12 +11,12 @@ import reference
 import torch
 from compositions import cells_of
 from hydra.utils import instantiate
-from sise.baselines.gating import gated
-from sise.metrics.localization import ebpg
-from sise.metrics.ordering import pixel_auc
 
+from sise.baselines.gating import gated
 from sise.choices import GATES
 from sise.errors import SuiteError
+from sise.metrics.localization import ebpg
+from sise.metrics.ordering import pixel_auc
 
 MAP = torch.tensor([[0.0, 1.0, 2.0], [2.5, 9.0, 10.0]])
 

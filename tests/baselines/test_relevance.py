@@ -7,14 +7,14 @@ import copy
 import pytest
 import torch
 from reference_relevance import SlowRap
+from small_networks import IMAGE, TARGETS, largest_difference, probe_of
+from torch import nn
+
 from sise.baselines.common import attribution_maps
 from sise.baselines.lrp import COMPOSITES, LayerwiseRelevance, bounds_of, epsilon, lrp, plus
 from sise.baselines.rap import RelativeAttribution, absolute_influence, rap, relative_shares, uniform_shift
 from sise.baselines.rsp import Sectional, class_activation, relative_seed, rsp
 from sise.baselines.rules import Affine, RuledGraph, one_hot
-from small_networks import IMAGE, TARGETS, largest_difference, probe_of
-from torch import nn
-
 from sise.errors import SuiteError
 
 # ---------------------------------------------------------------- by hand

@@ -11,6 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchray.attribution.excitation_backprop as torchray_ebp
+from small_networks import IMAGE, TARGETS, image_of, largest_difference, probe_of
+from torch import nn
+from torchvision.models.mobilenetv2 import InvertedResidual
+
 from sise.baselines.common import attribution_maps
 from sise.baselines.contrastive_excitation_backprop import contrastive_excitation_backprop
 from sise.baselines.deconvnet import Deconvolution, deconvnet
@@ -21,10 +25,6 @@ from sise.baselines.guided_backprop import Guided, guided_backprop, guided_gradi
 from sise.baselines.guided_grad_cam import guided_grad_cam
 from sise.baselines.linear_approx import linear_approx
 from sise.baselines.rules import RuledGraph, Rules, one_hot
-from small_networks import IMAGE, TARGETS, image_of, largest_difference, probe_of
-from torch import nn
-from torchvision.models.mobilenetv2 import InvertedResidual
-
 from sise.benchmark.datasets.photos import Photos
 from sise.benchmark.models.efficientnet_lite0 import efficientnet_lite0
 from sise.errors import SuiteError

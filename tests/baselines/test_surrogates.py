@@ -8,14 +8,14 @@ import math
 import pytest
 import torch
 from captum.attr import Occlusion
+from torch import nn
+
 from sise.baselines.gradient_shap import gradient_shap
 from sise.baselines.integrated_gradients import attributions
 from sise.baselines.kernel_shap import coalitions, kernel_shap, shapley_values
 from sise.baselines.lime import lime, ridge_regression, samples
 from sise.baselines.occlusion import occlusion, windows
 from sise.baselines.segments import grid_of, segments_of
-from torch import nn
-
 from sise.errors import SuiteError
 from sise.maps import minmax
 from sise.probe.probe import Probe

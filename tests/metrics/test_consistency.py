@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from known_networks import Shown, linear_probe, probe_of
-from sise.metrics.consistency import adcc, arcc, coherency, disturbances, harmonic_mean, max_sensitivity
-from sise.metrics.road import road
 
 from sise.benchmark.run.explain_again import ExplainAgain
 from sise.errors import SuiteError
+from sise.metrics.consistency import adcc, arcc, coherency, disturbances, harmonic_mean, max_sensitivity
+from sise.metrics.road import road
 from sise.types import by_definition
 
 SIZE = (10, 10)

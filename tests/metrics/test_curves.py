@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from known_networks import SIZE, Shown, probe_of
-from sise.metrics.curves import deletion, insertion, region_insertion
-from sise.metrics.density import negative_density, positive_density
 from torch import nn
 
 from sise.errors import SuiteError
+from sise.metrics.curves import deletion, insertion, region_insertion
+from sise.metrics.density import negative_density, positive_density
 from sise.types import by_definition
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from compositions import composed
 from hydra.utils import instantiate
-from sise.metrics.faithfulness import confidences
 from torch import nn
 
 from sise.benchmark.metric_facts import facts
+from sise.metrics.faithfulness import confidences
 from sise.probe.probe import Probe
 from sise.types import by_definition
 

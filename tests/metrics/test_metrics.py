@@ -18,11 +18,11 @@ from checkout import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from sise.metrics import bbox, confidences, drop, ebpg, increase, keep_mask, miou
 from torch import nn
 
 from sise.benchmark.tables import arithmetic
 from sise.errors import SuiteError
+from sise.metrics import bbox, confidences, drop, ebpg, increase, keep_mask, miou
 from sise.probe.probe import Probe
 from sise.types import Value, by_definition
 

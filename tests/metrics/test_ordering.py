@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from known_networks import Shown, probe_of
+
+from sise.errors import SuiteError
 from sise.metrics import checks
 from sise.metrics.faithfulness import keep_mask
 from sise.metrics.localization import bbox, ebpg, miou
 from sise.metrics.ordering import average_precision, pixel_auc
 from sise.metrics.sparseness import complexity, sparseness
-
-from sise.errors import SuiteError
 from sise.types import by_definition
 
 MASK = torch.tensor([[True, True, False, False]])

@@ -7,12 +7,12 @@ import functools
 import pytest
 import torch
 from known_networks import Shown, probe_of
+
 from sise.metrics.curves import deletion, insertion, region_insertion
 from sise.metrics.density import negative_density, positive_density
 from sise.metrics.faithfulness import drop
 from sise.metrics.localization import ebpg
 from sise.metrics.passes import passes
-
 from sise.probe.probe import Probe
 from sise.scoring import Segment
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from known_networks import Linear, Shown, linear_probe, probe_of
+from torch import nn
+
+from sise.errors import SuiteError
 from sise.metrics.passes import passes
 from sise.metrics.perturbation import cells, lerf, means_of, morf, noise_of
 from sise.metrics.removals import infidelity, pearson, sensitivity_n, sets_of_cells, squares
 from sise.metrics.road import impute, road
-from torch import nn
-
-from sise.errors import SuiteError
 from sise.probe.probe import Probe
 from sise.types import by_definition
 

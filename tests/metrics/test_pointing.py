@@ -9,12 +9,12 @@ import pytest
 import torch
 from checkout import ROOT
 from hydra import compose, initialize_config_dir
-from sise.metrics.pointing import hits, point, pointing
 
 from sise.benchmark.datasets.pointing_subsets import difficult_by_rule, difficult_flags, subsets_of
 from sise.benchmark.models.preprocessing import Preprocessing
 from sise.benchmark.run import cells, runner
 from sise.errors import SuiteError
+from sise.metrics.pointing import hits, point, pointing
 from sise.types import Sample, by_definition
 
 CONFIGS = str(ROOT / "configs")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sise.metrics.regions import outside_inside_ratio, threshold_iou
 
+from sise.metrics.regions import outside_inside_ratio, threshold_iou
 from sise.types import by_definition
 
 MASK = torch.tensor([[True, True, False, False]])

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from compositions import cells_of
-from sise.baselines.ground_truth import ground_truth
-from sise.metrics import ebpg
-from sise.metrics.ordering import pixel_auc
-from sise.metrics.truth import against_others, object_share, on_region, positive_share
 
+from sise.baselines.ground_truth import ground_truth
 from sise.benchmark.run import cells as run_cells
 from sise.benchmark.run import runner
 from sise.errors import SuiteError
+from sise.metrics import ebpg
+from sise.metrics.ordering import pixel_auc
+from sise.metrics.truth import against_others, object_share, on_region, positive_share
 from sise.types import by_definition
 
 MASK = torch.tensor([[True, True, False, False]])

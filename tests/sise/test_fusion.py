@@ -6,12 +6,12 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sise.metrics.faithfulness import keep_mask
 
 from sise.choices import GATES
 from sise.errors import SuiteError
 from sise.fusion import cascade, fuse, open_gate
 from sise.maps import minmax
+from sise.metrics.faithfulness import keep_mask
 from sise.otsu import otsu256
 
 pytestmark = pytest.mark.numeric

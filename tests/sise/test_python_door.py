@@ -9,10 +9,10 @@ import pytest
 import torch
 from matplotlib import colormaps
 from PIL import Image
-from sise.baselines.grad_cam import grad_cam
 from torch import nn
 
 import sise
+from sise.baselines.grad_cam import grad_cam
 from sise.errors import SuiteError
 from sise.registry import explainer_of
 

@@ -10,6 +10,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import sise
 from sise.baselines.extremal_perturbation import extremal_perturbation
 from sise.baselines.full_grad import full_grad, full_gradients
 from sise.baselines.grad_cam import grad_cam
@@ -20,9 +23,6 @@ from sise.baselines.rap import rap
 from sise.baselines.rise import rise
 from sise.baselines.rsp import rsp
 from sise.baselines.score_cam import score_cam
-from torch import nn
-
-import sise
 from sise.benchmark.studies.sanity import randomised, untrained
 from sise.errors import SuiteError
 from sise.layers import find_layers

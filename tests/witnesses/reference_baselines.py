@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import sise.baselines.full_grad as suite
 import skimage.transform
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import sise.baselines.full_grad as suite
 
 
 def stretched(values):

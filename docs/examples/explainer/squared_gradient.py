@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.common import check_targets, no_maps
 from torch import Tensor
 
+from sise.baselines.common import check_targets, no_maps
 from sise.maps import minmax
 from sise.probe.probe import Probe
 

@@ -14,10 +14,10 @@ import yaml
 from checkout import ROOT
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from sise.baselines.grad_cam import grad_cam
 from torch.nn import functional
 
 from sise.api import explain
+from sise.baselines.grad_cam import grad_cam
 from sise.benchmark.datasets import mnist1d
 from sise.benchmark.figures import curves as figures_curves
 from sise.benchmark.models import course_weights

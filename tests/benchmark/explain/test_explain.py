@@ -17,21 +17,21 @@ import torch
 from checkout import ROOT
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from sise.baselines.grad_cam import grad_cam
-from sise.baselines.integrated_gradients import integrated_gradients
-from sise.baselines.rise import rise
-from sise.metrics import keep_mask
 from torch import nn
 from torch.nn import functional
 from toy import CLASSES, ToyNetwork, toy_model
 
 import sise
+from sise.baselines.grad_cam import grad_cam
+from sise.baselines.integrated_gradients import integrated_gradients
+from sise.baselines.rise import rise
 from sise.benchmark.explain import asked, explanation, pictures, session
 from sise.benchmark.explain import files as explain_files
 from sise.benchmark.models import mnist1d
 from sise.benchmark.models.preprocessing import Preprocessing
 from sise.errors import SuiteError
 from sise.layers import find_layers
+from sise.metrics import keep_mask
 from sise.probe.probe import Probe
 
 

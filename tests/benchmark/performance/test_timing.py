@@ -12,10 +12,10 @@ import torch
 from checkout import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from sise.baselines.grad_cam import grad_cam
-from sise.baselines.score_cam import score_cam
 from toy import ToyNetwork, toy_model
 
+from sise.baselines.grad_cam import grad_cam
+from sise.baselines.score_cam import score_cam
 from sise.benchmark.performance import (
     clock,
     engine,

@@ -6,9 +6,9 @@ import inspect
 from functools import partial
 
 import pytest
+
 from sise.baselines.extremal_perturbation import extremal_perturbation
 from sise.baselines.rise import rise
-
 from sise.benchmark.run import arguments
 from sise.benchmark.run.arguments import check_arguments
 from sise.errors import SuiteError, choose

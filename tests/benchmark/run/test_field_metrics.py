@@ -11,13 +11,13 @@ from checkout import ROOT
 from hydra.utils import instantiate
 from known_networks import Shown, probe_of
 from omegaconf import OmegaConf
-from sise.metrics.faithfulness import average_gain, drop, kept_by
-from sise.metrics.localization import ebpg
 from toy_runs import records, run
 
 from sise.benchmark.metric_facts import COSTS, Fact, facts, lower_said, scale, to_markdown
 from sise.benchmark.run import runner
 from sise.benchmark.tables import words as tables_words
+from sise.metrics.faithfulness import average_gain, drop, kept_by
+from sise.metrics.localization import ebpg
 from sise.types import by_definition
 
 KINDS = ("localization", "faithfulness", "on_image", "truth", "again")

@@ -14,9 +14,8 @@ from checkout import ROOT
 from compositions import cells_of
 from hand_made import make_run, ok, told_in
 from hydra import compose, initialize_config_dir
-from sise.baselines.centre import centre
-from sise.metrics.pointing import point
 
+from sise.baselines.centre import centre
 from sise.benchmark.datasets.voc2007 import VOC2007, VOC_CLASSES
 from sise.benchmark.models.no_network import no_network, read_sample
 from sise.benchmark.run import cells as run_cells
@@ -25,6 +24,7 @@ from sise.benchmark.tables import build, formats, make
 from sise.benchmark.tables import published as tables_published
 from sise.benchmark.tables import runs as tables_runs
 from sise.errors import SuiteError
+from sise.metrics.pointing import point
 
 PUBLISHED = ROOT / "results/published"
 write_voc = functools.partial(trees.write_voc, size=(120, 80))
