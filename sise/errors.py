@@ -9,7 +9,20 @@ T = TypeVar("T")
 
 
 class SuiteError(Exception):
-    """A mistake the user can mend. The message says what was expected, what came and what to do."""
+    """A mistake the user can mend. The message says what was expected, what came and what to do.
+
+    Args:
+        found: What was expected and what came; all there is to say where nothing follows.
+        about: What it is about, a data set's name; stands in front.
+        fix: What to do about it; stands behind.
+        setting: The setting that the fix ends with, e.g. "dataset.root=<folder>".
+    """
+
+    def __init__(self, found: str = "", *, about: str = "", fix: str = "", setting: str = "") -> None:
+        super().__init__(
+            f"{about}: " * bool(about) + "; ".join(filter(None, (found, " ".join(filter(None, (fix, setting))))))
+        )
+        self.about, self.found, self.fix, self.setting = about, found, fix, setting
 
 
 class UnknownName(SuiteError):

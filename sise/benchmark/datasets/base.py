@@ -101,6 +101,31 @@ def with_pictures(found: str, what: str, gaps: Sequence[str]) -> tuple[bool, str
     return False, f"{found}: the complete ground truth, but {'; '.join(gaps)}; {NOT_COMPARABLE}"
 
 
+class Counts(str):
+    """What was found of a published data set, in words: a text like any other.
+
+    Args:
+        found: How much there is.
+        meaning: What follows from it; stands behind.
+
+    Attributes:
+        found: As given.
+    """
+
+    found: str
+
+    def __new__(cls, found: str, meaning: str = "") -> Counts:
+        """The whole text."""
+        made = super().__new__(cls, found + meaning)
+        made.found = found
+        return made
+
+
+def found_of(message: str) -> str:
+    """How much of a data set there is, of what ``verify_counts`` says."""
+    return message.found if isinstance(message, Counts) else message
+
+
 class BaseDataset:
     """What all data sets share: ids in order and their targets."""
 

@@ -15,6 +15,7 @@ from sise.benchmark.datasets import coco_index, published_counts
 from sise.benchmark.datasets.base import (
     NOT_COMPARABLE,
     BaseDataset,
+    Counts,
     kind_of_file,
     plural,
     reason_of,
@@ -228,9 +229,11 @@ class COCO2014(BaseDataset):
         folders = [folder for folder in (root, root / "coco2014", root / "coco") if (folder / relative).is_file()]
         if not folders:
             raise SuiteError(
-                f"{name}: expected {root / relative} and the folder {root / split}, found no such file; download "
-                f"{split}.zip and annotations_trainval2014.zip from the COCO site, unpack both in one folder, and "
-                "give that folder with dataset.root=<folder>"
+                f"expected {root / relative} and the folder {root / split}, found no such file",
+                about=name,
+                fix=f"download {split}.zip and annotations_trainval2014.zip from the COCO site, unpack both in one "
+                "folder, and give that folder with",
+                setting="dataset.root=<folder>",
             )
         self.folder = folders[0]
         self._file = self.folder / relative
@@ -238,8 +241,9 @@ class COCO2014(BaseDataset):
         self.ids = tuple(self._targets)
         if not any(self._targets.values()):
             raise SuiteError(
-                f"{name}: {self._file} annotates no object in {plural(len(self.listed), 'image')}"
-                + "".join(f"; {reason}" for reason in list(self._unreadable.values())[:1])
+                f"{self._file} annotates no object in {plural(len(self.listed), 'image')}",
+                about=name,
+                fix=next(iter(self._unreadable.values()), ""),
             )
         if verify:
             self._warn_if_partial()
@@ -249,7 +253,7 @@ class COCO2014(BaseDataset):
         try:
             self._hash = coco_index.hash_of_file(self._file)
         except OSError as error:
-            raise SuiteError(f"{self.name}: {self._file} cannot be read: {reason_of(error)}") from error
+            raise SuiteError(f"{self._file} cannot be read: {reason_of(error)}", about=self.name) from error
         file = folder and coco_index.index_file(folder, self._hash, self.ground_truth)
         found = coco_index.read(file, self._hash) if file else None
         if found is None:
@@ -285,7 +289,9 @@ class COCO2014(BaseDataset):
             objects = self._objects_by_number(_entries(content, "annotations"), images)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise SuiteError(
-                f"{self.name}: {self._file} is not a COCO annotation file ({reason_of(error)}); unpack it again"
+                f"{self._file} is not a COCO annotation file ({reason_of(error)})",
+                about=self.name,
+                fix="unpack it again",
             ) from error
         self._images = {f"{number:012d}": images[number] for number in sorted(images)}
         kept: dict[str, list[dict[str, Any]]] = {}
@@ -475,9 +481,10 @@ class COCO2014(BaseDataset):
             gaps.append(difference)
         gaps += gaps_of_pictures
         note = f" ({'; '.join(gaps)})" if gaps else ""
-        return False, (
+        return False, Counts(
             f"{len(self.listed)} of {images} images, {len(self.ids)} of {annotated} annotated, "
-            f"{self.pairs} of {sum(pairs)} pairs{note}: partial tree; {NOT_COMPARABLE}"
+            f"{self.pairs} of {sum(pairs)} pairs{note}",
+            f": partial tree; {NOT_COMPARABLE}",
         )
 
     def _gaps(self) -> list[str]:

@@ -103,8 +103,10 @@ class HMT(BaseDataset):
         if not targets:
             expected = f"{folder}/{FOLDERS[0]} to {FOLDERS[-1]}"
             raise SuiteError(
-                f"{name}: expected tiles ({', '.join(_SUFFIXES)}) in the folders {expected}, found none; unzip "
-                "Kather_texture_2016_image_tiles_5000.zip or the course's HMT_test and set dataset.root to that folder"
+                f"expected tiles ({', '.join(_SUFFIXES)}) in the folders {expected}, found none",
+                about=name,
+                fix="unzip Kather_texture_2016_image_tiles_5000.zip or the course's HMT_test and give that folder with",
+                setting="dataset.root=<folder>",
             )
         self._found = tuple(targets)
         self.ids = self._found[:first]

@@ -36,12 +36,14 @@ CLASSES = ("no defect", "defect 1", "defect 2", "defect 3", "defect 4")
 
 SUBSETS = ("evaluation", "test", "train", "validation")
 WIDTH, HEIGHT = 1600, 256
+AGAIN = "unzip it again"
 OFFSET, TILE, TILES = 32, 256, 6  # 32 + 6 * 256 + 32 = 1600
-HOW_TO_GET = (
-    "accept the rules of Kaggle's competition severstal-steel-defect-detection, download its data (`kaggle "
+HOW_TO_GET = {
+    "fix": "accept the rules of Kaggle's competition severstal-steel-defect-detection, download its data (`kaggle "
     "competitions download -c severstal-steel-defect-detection`), unzip it, and give the folder that holds train.csv "
-    "and train_images with dataset.root=<folder>"
-)
+    "and train_images with",
+    "setting": "dataset.root=<folder>",
+}
 
 
 # --- the competition's files ------------------------------------------------------------------------------------------
@@ -56,8 +58,9 @@ def find(root: str | os.PathLike, name: str = "severstal") -> Path:
         if (folder / "train.csv").is_file() and (folder / "train_images").is_dir():
             return folder
     raise SuiteError(
-        f"{name}: expected the file {root / 'train.csv'} and the folder {root / 'train_images'}, found no such pair; "
-        f"{HOW_TO_GET}"
+        f"expected the file {root / 'train.csv'} and the folder {root / 'train_images'}, found no such pair",
+        about=name,
+        **HOW_TO_GET,
     )
 
 
@@ -98,8 +101,10 @@ def read_csv(path: Path, name: str = "severstal") -> dict[str, dict[int, np.ndar
             combined = "ImageId_ClassId" in columns
             if "EncodedPixels" not in columns or not (combined or {"ImageId", "ClassId"} <= columns):
                 raise SuiteError(
-                    f"{name}: {path} has the columns {', '.join(reader.fieldnames) or '(none)'}; expected "
-                    "ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels; unzip it again"
+                    f"{path} has the columns {', '.join(reader.fieldnames) or '(none)'}; expected "
+                    "ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels",
+                    about=name,
+                    fix=AGAIN,
                 )
             for row in reader:
                 pixels = (row["EncodedPixels"] or "").strip()
@@ -114,16 +119,18 @@ def read_csv(path: Path, name: str = "severstal") -> dict[str, dict[int, np.ndar
                     class_id, runs = int(class_text), _runs(pixels)
                 except ValueError as error:
                     about = f"EncodedPixels {error}" if class_text.isdigit() else f"the class is {class_text!r}"
-                    raise SuiteError(f"{name}: {path}, line {reader.line_num}: {about}; unzip it again") from None
+                    raise SuiteError(f"{path}, line {reader.line_num}: {about}", about=name, fix=AGAIN) from None
                 if not image or Path(image).name != image or not 1 <= class_id < len(CLASSES):
                     raise SuiteError(
-                        f"{name}: {path}, line {reader.line_num}: expected a file name and a class 1 to 4, got "
-                        f"{image!r} and {class_id}; unzip it again"
+                        f"{path}, line {reader.line_num}: expected a file name and a class 1 to 4, got {image!r} and "
+                        f"{class_id}",
+                        about=name,
+                        fix=AGAIN,
                     )
                 of_image = defects.setdefault(image, {})
                 of_image[class_id] = np.concatenate([of_image[class_id], runs]) if class_id in of_image else runs
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SuiteError(f"{name}: {path} is not readable as CSV ({error}); unzip it again") from error
+        raise SuiteError(f"{path} is not readable as CSV ({error})", about=name, fix=AGAIN) from error
     return defects
 
 
@@ -223,8 +230,10 @@ class Severstal(BaseDataset):
         self.strips = tuple(sorted(strip for strip in strips if strip in files))
         if not self.strips:
             raise SuiteError(
-                f"{name}: {self.folder / 'train.csv'} lists {plural(len(strips), 'strip')}, none of which is in "
-                f"{self.folder / 'train_images'}; {HOW_TO_GET}"
+                f"{self.folder / 'train.csv'} lists {plural(len(strips), 'strip')}, none of which is in "
+                f"{self.folder / 'train_images'}",
+                about=name,
+                **HOW_TO_GET,
             )
         means = self._tile_means({strip: files[strip] for strip in self.strips}, cache, progress)
         self.labels = self._label(means, black_below)

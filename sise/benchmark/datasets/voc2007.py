@@ -20,6 +20,7 @@ from sise.benchmark.datasets import published_counts
 from sise.benchmark.datasets.base import (
     NOT_COMPARABLE,
     BaseDataset,
+    Counts,
     files_in,
     plural,
     read_lines,
@@ -118,6 +119,11 @@ def _parse_annotation(data: bytes) -> dict[str, Any]:
 
 #: The number of pixels that belong to nothing, in VOC's segmentation pictures.
 _VOID = 255
+HOW_TO_GET = {
+    "fix": "download VOCtest_06-Nov-2007.tar (split test) or VOCtrainval_06-Nov-2007.tar (train, val) from the PASCAL "
+    "VOC site, unpack it where `VOCdevkit` is to lie, and give that folder with",
+    "setting": "dataset.root=<folder>",
+}
 
 
 def _numbers(picture: Image.Image) -> np.ndarray:
@@ -188,11 +194,13 @@ class VOC2007(BaseDataset):
                 self._targets[image_id], self._unreadable[image_id] = (), str(error)
         self.ids = tuple(self._targets)
         if not self._annotations:
+            known = next(iter(self._unreadable.values()), self._names_differ())
             raise SuiteError(
-                f"{self.name}: {self.folder} lists {plural(len(self.listed), 'image')} for split={split}, of which "
+                f"{self.folder} lists {plural(len(self.listed), 'image')} for split={split}, of which "
                 f"{len(self._without_annotation)} have no annotation, {len(self._unreadable)} a malformed one and "
-                f"{len(self._without_mask)} no mask: nothing is left; "
-                + next(iter(self._unreadable.values()), self._names_differ() or self._how_to_get())
+                f"{len(self._without_mask)} no mask: nothing is left",
+                about=self.name,
+                **({"fix": known} if known else HOW_TO_GET),
             )
         if verify:
             self._warn_if_partial()
@@ -207,19 +215,15 @@ class VOC2007(BaseDataset):
             "annotations without .xml, one a line"
         )
 
-    def _how_to_get(self) -> str:
-        return (
-            "download VOCtest_06-Nov-2007.tar (split test) or VOCtrainval_06-Nov-2007.tar (train, val) from the "
-            "PASCAL VOC site, unpack it where `VOCdevkit` is to lie, and give that folder with dataset.root=<folder>"
-        )
-
     def _find(self, root: Path) -> Path:
         for folder in (root / "VOCdevkit" / "VOC2007", root / "VOC2007", root):
             if (folder / "Annotations").is_dir() and (folder / "ImageSets" / "Main").is_dir():
                 return folder
         raise SuiteError(
-            f"{self.name}: expected the folder {root / 'VOCdevkit' / 'VOC2007'} with Annotations, ImageSets/Main and "
-            f"JPEGImages, found none; {self._how_to_get()}"
+            f"expected the folder {root / 'VOCdevkit' / 'VOC2007'} with Annotations, ImageSets/Main and JPEGImages, "
+            "found none",
+            about=self.name,
+            **HOW_TO_GET,
         )
 
     def _read_list(self) -> tuple[str, ...]:
@@ -229,21 +233,23 @@ class VOC2007(BaseDataset):
         except OSError:
             found = sorted(p.stem for p in path.parent.glob("*.txt") if "_" not in p.stem)
             raise SuiteError(
-                f"{self.name}: expected the list {path} for split={self.split}; the lists there are: "
-                f"{', '.join(found) or 'none'}"
+                f"expected the list {path} for split={self.split}",
+                about=self.name,
+                fix=f"the lists there are: {', '.join(found) or 'none'}",
             ) from None
         except ValueError as error:
-            raise SuiteError(f"{self.name}: {error}") from None
+            raise SuiteError(str(error), about=self.name) from None
         annotated = {name.removesuffix(".xml") for name in files_in(self.folder / "Annotations")}
         ids = []
         for line in lines:
             image_id, *flags = re.split(r"[\s,;\"]+", line.strip('",; \t'))
             if Path(image_id).name != image_id:
-                raise SuiteError(f"{self.name}: {path} lists {image_id!r}, expected names of files without folders")
+                raise SuiteError(f"{path} lists {image_id!r}, expected names of files without folders", about=self.name)
             if flags not in ([], ["1"], ["0"], ["-1"]):
                 raise SuiteError(
-                    f"{self.name}: {path} has the line {line[:80]!r}, expected an image id, or an id and 1, 0 or -1 as "
-                    "in the lists of one class"
+                    f"{path} has the line {line[:80]!r}, expected an image id, or an id and 1, 0 or -1 as in the lists "
+                    "of one class",
+                    about=self.name,
                 )
             if flags not in ([], ["1"]) and (flags == ["-1"] or not self.difficult):
                 continue
@@ -418,9 +424,9 @@ class VOC2007(BaseDataset):
             gaps.append(difference)
         gaps += gaps_of_pictures
         note = f" ({'; '.join(gaps)})" if gaps else ""
-        return False, (
-            f"{len(self.listed)} of {images} images, {self.pairs} of {sum(expected)} pairs{note}: partial "
-            f"tree; {NOT_COMPARABLE}"
+        return False, Counts(
+            f"{len(self.listed)} of {images} images, {self.pairs} of {sum(expected)} pairs{note}",
+            f": partial tree; {NOT_COMPARABLE}",
         )
 
     def _gaps(self) -> list[str]:

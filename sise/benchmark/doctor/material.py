@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sise.benchmark import invocation, places
 from sise.benchmark.datasets import published_counts, scenes, severstal
-from sise.benchmark.datasets.base import files_in
+from sise.benchmark.datasets.base import files_in, found_of
 from sise.benchmark.datasets.photos import Photos
 from sise.benchmark.doctor import course
 from sise.benchmark.doctor.finding import Finding
@@ -83,8 +83,7 @@ def _course(
     try:
         found = compute(weights.parent, published)
     except SuiteError as error:
-        what, _, how = str(error).removeprefix(f"{name}: ").partition("; ")
-        return Finding(name, "warning", what, how)
+        return Finding(name, "warning", error.found, _fix(error, name))
     different = [one for one in found if one.difference > course.TOLERANCE]
     if different or not found:
         first = max(different, key=lambda one: one.difference, default=None)
@@ -104,10 +103,14 @@ def _counted(name: str, load: Callable, advice: str) -> Finding:
         cause = _suite_error(error)
         if cause is None:
             return Finding(name, "warning", f"cannot be read: {type(error).__name__}: {error}", advice)
-        found, _, how = str(cause).removeprefix(f"{name}: ").partition("; ")
-        return Finding(name, "missing", found, how.replace("dataset.root=", f"roots.{name}=") or advice)
-    message = message.partition(": partial tree")[0]
-    return Finding(name, "ok", message) if complete else Finding(name, "warning", message, advice)
+        return Finding(name, "missing", cause.found, _fix(cause, name) or advice)
+    return Finding(name, "ok", message) if complete else Finding(name, "warning", found_of(message), advice)
+
+
+def _fix(error: SuiteError, name: str) -> str:
+    """What to do about a data set's error; the doctor takes its folder by another setting."""
+    setting = f"roots.{name}=<folder>" if error.setting == "dataset.root=<folder>" else error.setting
+    return " ".join(filter(None, (error.fix, setting)))
 
 
 def _suite_error(error: BaseException | None) -> SuiteError | None:
@@ -122,8 +125,7 @@ def _severstal(root: str) -> Finding:
         folder = severstal.find(root)
         listed = severstal.read_csv(folder / "train.csv")
     except SuiteError as error:
-        found, _, how = str(error).removeprefix("severstal: ").partition("; ")
-        return Finding("severstal", "missing", found, how.replace("dataset.root=", "roots.severstal="))
+        return Finding("severstal", "missing", error.found, _fix(error, "severstal"))
     files = files_in(folder / "train_images")
     there = sum(strip in files for strip in listed)
     images, defect = (published_counts.total("severstal", kind) for kind in ("images", "images with a defect"))

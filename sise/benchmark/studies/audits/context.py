@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from sise.benchmark import places
+from sise.benchmark.datasets.base import found_of
 from sise.benchmark.run import cells, probing, shards
 from sise.benchmark.run.session import readable
 from sise.benchmark.tables.published import read_published
@@ -165,7 +166,7 @@ class Bench:
     def incomplete(self, annotations: bool = False) -> str:
         """What the data, or only their ``annotations``, lack; empty if they are complete."""
         complete, message = self.dataset.verify_annotations() if annotations else self.dataset.verify_counts()
-        return "" if complete else f"incomplete data ({message.partition(': partial tree')[0]})"
+        return "" if complete else f"incomplete data ({found_of(message)})"
 
 
 def wide_table(rows: pd.DataFrame, index: Sequence[str], column: str, value: str) -> pd.DataFrame:
