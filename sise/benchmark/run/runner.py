@@ -154,7 +154,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str, i
             code = code_of(identity_config(cell.cfg), cell.model.network)
             settings: dict[str, Any] = {"place_error": place_error, "drift": drift, "code": code}
             settings |= {"network": cell.structure, "engine": OmegaConf.to_container(engine)}
-            settings |= {"metrics": metric_names(cell.cfg.metrics)}
+            settings |= {"metrics": metric_names(cell.cfg.metrics), "limit": limit}
             cell.folder.add_environment(environment(device) | settings)
         open_maps(cells, wanted, device, shard, stack)
         what = f"{place}{dataset.name} × {model.name}" + (f", shard {shard.number}/{shard.count}" if shard.name else "")

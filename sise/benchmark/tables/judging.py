@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -161,8 +160,7 @@ def limits_of(group: Sequence[Run], budgets: Sequence[Budget], changed: Sequence
 
 def unexplained(run: Run) -> bool:
     """No command is known, or it asked for fewer images: of commands with the same settings only the first is kept."""
-    limits = [re.search(r" limit=(\d+)", command) for _, command in run.commands]
-    return all(limit and int(limit[1]) < run.records.facts.images for limit in limits)
+    return all(limit is not None and limit < run.records.facts.images for limit in run.limits)
 
 
 def data_gaps(runs: Sequence[Run]) -> list[str]:

@@ -43,7 +43,9 @@ def find_runs(outputs: str | Path) -> list[Run]:
         devices = tuple(sorted({session.get("device", "unknown") for session in sessions}))
         named = {session for session, _, _ in records.facts.sessions}
         behind = [session for session in sessions if session.get("session") in named] or sessions
-        commands = tuple((str(s.get("time", "")), s["command"]) for s in behind if s.get("command"))
+        told = [session for session in behind if session.get("command")]
+        commands = tuple((str(session.get("time", "")), session["command"]) for session in told)
+        limits = tuple(session.get("limit") for session in told)
         good = records.facts.good_sessions
         changed = tuple(sorted({name for names in other_code(folder, good) for name in names}))
         place_error = max((float(session.get("place_error") or 0.0) for session in behind), default=0.0)
@@ -53,7 +55,7 @@ def find_runs(outputs: str | Path) -> list[Run]:
         known += [f"{replaced} records are of images that were REPLACED under their names since"] if replaced else []
         commits = tuple(dict.fromkeys(commit for session in behind if (commit := commit_of(session))))
         machines = place_error, drift, commits
-        run = Run(file.parent, identity, records, devices, tuple(known), commands, changed, replaced, *machines)
+        run = Run(file.parent, identity, records, devices, tuple(known), commands, limits, changed, replaced, *machines)
         what = (identity["dataset"], identity["model"], identity["explainer"], run.variant, identity.get("seed"))
         if what in runs:
             raise SuiteError(

@@ -45,6 +45,8 @@ class Run:
     doubts: tuple[str, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
     """(time, command) of the sessions behind the records."""
+    limits: tuple[int | None, ...] = ()
+    """To how many images each of these sessions was limited; None: to none, or it did not say."""
     changed_files: tuple[str, ...] = ()
     """Code that has changed since some of the records were made."""
     replaced: int = 0

@@ -433,11 +433,11 @@ def test_folders_of_an_older_version_are_read(tmp_path):
 # what made it -------------------------------------------------------------------------------------------------------
 
 
-def told(outputs, explainer, *commands, images=2, dataset="voc2007"):
+def told(outputs, explainer, *commands, images=2, dataset="voc2007", limit=None):
     """A run with a session for every command, each behind some of its records but the first."""
     make_run(outputs, explainer, [ok(str(i), session=f"s{1 + i % (len(commands) - 1)}") for i in range(images)],
              dataset=dataset)  # fmt: skip
-    sessions = [{"session": f"s{i}", "time": f"2026-{i}", "command": c} for i, c in enumerate(commands)]
+    sessions = [{"session": f"s{i}", "time": f"2026-{i}", "command": c, "limit": limit} for i, c in enumerate(commands)]
     (outputs / dataset / "vgg16" / explainer / "paper/environment.json").write_text(json.dumps(sessions))
 
 
@@ -458,17 +458,17 @@ def test_the_commands_that_made_the_records_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "commands", "images", "first"),
+    ("dataset", "commands", "limit", "images", "first"),
     [
-        ("shapes", ["-", "a limit=1"], 2, "experiment=sise_table1"),  # went on with the same settings
-        ("voc2007", ["-", "a limit=1"], 2, "experiment=sise_table1 dataset=voc2007"),
-        ("shapes", ["-", *"abcd"], 4, "experiment=sise_table1"),  # too many
-        ("shapes", ["-", *"abca"], 4, None),  # three
-        ("shapes", ["-", "a limit=2"], 2, None),
+        ("shapes", ["-", "a limit=1"], 1, 2, "experiment=sise_table1"),  # went on with the same settings
+        ("voc2007", ["-", "a limit=1"], 1, 2, "experiment=sise_table1 dataset=voc2007"),
+        ("shapes", ["-", *"abcd"], None, 4, "experiment=sise_table1"),  # too many
+        ("shapes", ["-", *"abca"], None, 4, None),  # three
+        ("shapes", ["-", "a limit=2"], 2, 2, None),
     ],
 )
-def test_else_the_command_of_the_experiment_is_told(tmp_path, dataset, commands, images, first):
-    told(tmp_path, "sise", *commands, images=images, dataset=dataset)
+def test_else_the_command_of_the_experiment_is_told(tmp_path, dataset, commands, limit, images, first):
+    told(tmp_path, "sise", *commands, images=images, dataset=dataset, limit=limit)
     found = make_table(tmp_path, dataset=dataset).commands
     assert found[-1] == "python scripts/make_tables.py table=sise_table1"
     own = list(dict.fromkeys(f"python {command}" for command in commands[1:]))
