@@ -143,8 +143,8 @@ def words_of(folder: Path) -> list[str]:
     return [*OVERRIDES, f"dataset.root={place / 'data'}", f"outputs={place / 'outputs'}"]
 
 
-def configs_of(folder: Path, more: Sequence[str] = ()) -> list[DictConfig]:
-    """The configurations of the table's cells on the fabricated data, with ``more`` settings."""
+def configs_of(folder: Path, more: Sequence[str] = (), cells: int | None = None) -> list[DictConfig]:
+    """The configurations of the table's cells, or the first so many, on the fabricated data, with ``more`` settings."""
     words = [*words_of(folder), *more]
     with tempfile.TemporaryDirectory() as together:  # composing takes one folder, where commands take --config-dir too
         for configs in (CONFIGS, folder / "configs"):
@@ -153,7 +153,7 @@ def configs_of(folder: Path, more: Sequence[str] = ()) -> list[DictConfig]:
         of_command, command.hydra = command.hydra, None  # the command's own configuration, which is another
         try:
             with initialize_config_dir(together, version_base="1.3"):
-                return composing.compose_cells(compose("evaluate", words), words)
+                return composing.compose_cells(compose("evaluate", words), words, first=cells)
         finally:
             command.hydra = of_command
 
@@ -171,7 +171,7 @@ def write_runs(folder: Path, cells: int | None = None) -> Iterator[tuple[str, in
     Yields:
         Each cell's name and number of records.
     """
-    made = make_cells(configs_of(folder)[:cells])
+    made = make_cells(configs_of(folder, cells=cells))
     picture = (folder / "data/black.jpg").read_bytes()
     image_hash = hashlib.sha256(picture).hexdigest()[:12]
     for number, cell in enumerate(made):

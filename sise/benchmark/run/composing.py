@@ -27,7 +27,9 @@ NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overw
 """Settings that a run's numbers do not depend on."""
 
 
-def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = "evaluate") -> list[DictConfig]:
+def compose_cells(
+    cfg: DictConfig, overrides: Sequence[str], config_name: str = "evaluate", first: int | None = None
+) -> list[DictConfig]:
     """One configuration per cell: the experiment's models × cells, or the one given.
 
     A model or explainer chosen on the command line narrows the experiment to it; every other override applies to all
@@ -37,6 +39,7 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
         cfg: The configuration composed from the command line.
         overrides: The command line's overrides.
         config_name: The root configuration.
+        first: Only so many of them are composed; all if None.
 
     Raises:
         SuiteError: If the experiment has no cell left.
@@ -57,7 +60,7 @@ def compose_cells(cfg: DictConfig, overrides: Sequence[str], config_name: str = 
         narrowed = " ".join(f"{key}={chosen[key]}" for key in ("protocol", "explainer", "model") if key in chosen)
         raise SuiteError(f"experiment={experiment.name} has no cell with {narrowed}.")
     configs, shipped = [], _Shipped(config_name)
-    for cell in cells:
+    for cell in cells[:first]:
         of_cell = [*general, *(f"{k}={v}" for k, v in cell.items())]
         configs.append(_of_cell(shipped, of_cell))
         check_settings(configs[-1], config_name)

@@ -73,7 +73,7 @@ def test_a_run_of_them_misses_nothing_and_holds_pairs_once(folder, caplog, monke
     path, _ = folder
     monkeypatch.setattr(store, "WORTH", 1)
     caplog.set_level(logging.INFO)
-    cells = run_cells.make_cells(fabricated.configs_of(path, [f"protocol.targets={targets}"])[:2])
+    cells = run_cells.make_cells(fabricated.configs_of(path, [f"protocol.targets={targets}"], cells=2))
     for cell in cells:  # one of other targets would be another run
         monkeypatch.setattr(cell, "identity", lambda path=cell.path: RunFolder(path).identity)
     opened = runner.read
