@@ -84,7 +84,7 @@ def interleaved(
         for turn in range(rounds):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
-                bar.set_postfix_str(name if isinstance(name, str) else ", ".join(name))
+                bar.set_postfix_str(", ".join(map(str, name)) if isinstance(name, tuple) else str(name))
                 found[name].append(actions[name]())
                 bar.update()
     return found

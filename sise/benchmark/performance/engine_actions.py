@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,17 +21,66 @@ from sise.probe.probe import EPSILON, Probe
 from sise.scoring import Scorer, Segment
 
 NULL_PART = "the null network itself"
-PLAIN, SMALL = "plain eager", "plain eager, batch 8"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A way to make masked passes.
+
+    Attributes:
+        name: How it makes them.
+        lossless: It is the suite's engine.
+        precision, compile, graphs: As of :class:`Scorer`.
+    """
+
+    name: str
+    lossless: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+    graphs: bool = False
+
+    def __str__(self) -> str:
+        precision = "" if self.precision == "fp32" else f" {self.precision}"
+        return f"{self.name}{precision}{', compiled' * self.compile}{', graphs' * self.graphs}"
+
+    def scorer(self, network: nn.Module, size: int) -> Scorer:
+        """A scorer of that kind."""
+        return Scorer(network, batch_size=size, precision=self.precision, compile=self.compile, graphs=self.graphs)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is measured.
+
+    Attributes:
+        kind: ``passes`` of a runner, the layers' ``maps`` they lead to, all of ``sise``, its ``bare`` passes, or
+            ``null``, SISE whose passes cost nothing.
+        runner: Of passes and maps.
+        threads: CPU threads of ``null``; None = torch's choice.
+    """
+
+    kind: Literal["passes", "maps", "sise", "bare", "null"]
+    runner: Runner | None = None
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "passes":
+            return str(self.runner)
+        if self.kind == "maps":
+            return f"maps of {self.runner}"
+        return f"null sise{', 1 thread' if self.threads else ''}" if self.kind == "null" else self.kind
+
+
+PLAIN, SMALL = Runner("plain eager"), Runner("plain eager, batch 8")
 
 
 def engine_actions(
     *, network: str, masks: int, device: str, batch: int | None, compile: bool, width: float = 1.0
-) -> dict[str, Callable[[], Any]]:
+) -> dict[Action, Callable[[], Any]]:
     """Actions of the ``engine`` part, all over the same masks, drawn evenly from all of SISE's layers.
 
     Returns:
-        By name: one per runner, ``maps of <runner>`` for the layer maps it leads to, ``sise``, ``bare`` and
-        ``null ...``, whose masked passes cost nothing.
+        By :class:`Action`.
     """
     place = torch.device(device)
     of = subject(network, place, width=width)
@@ -45,21 +95,22 @@ def engine_actions(
         with torch.no_grad(), allow_tf32(False):
             return torch.cat([of.network(of.image * part[:, None]) for part in full.split(by)])
 
-    scorers = {name: Scorer(of.network, batch_size=size, **kind) for name, kind in runners(place, compile).items()}
-    actions: dict[str, Callable[[], Any]] = {PLAIN: lambda: discard(plain(size)), SMALL: lambda: discard(plain(8))}
-    for name, scorer in scorers.items():
-        actions[name] = functools.partial(_score, scorer, segments)
+    scorers = {runner: runner.scorer(of.network, size) for runner in runners(place, compile)}
+    actions: dict[Action, Callable[[], Any]] = {
+        Action("passes", PLAIN): lambda: discard(plain(size)), Action("passes", SMALL): lambda: discard(plain(8))
+    }  # fmt: skip
+    for runner, scorer in scorers.items():
+        actions[Action("passes", runner)] = functools.partial(_score, scorer, segments)
     reference = Scorer(of.network, batch_size=size, lossless=False)
-    for name, scorer in {PLAIN: reference, **scorers}.items():
-        actions[f"maps of {name}"] = functools.partial(layer_maps, of, scorer, target, chosen)
-    whole = scorers["lossless fp16" if place.type == "cuda" else "lossless"]
-    actions["sise"] = lambda: whole_sise(of, whole, target)
-    actions["bare"] = lambda: bare_passes(of, whole, target)
+    for runner, scorer in {PLAIN: reference, **scorers}.items():
+        actions[Action("maps", runner)] = functools.partial(layer_maps, of, scorer, target, chosen)
+    whole = scorers[Runner("lossless", True, "fp16" if place.type == "cuda" else "fp32")]
+    actions[Action("sise")] = lambda: whole_sise(of, whole, target)
+    actions[Action("bare")] = lambda: bare_passes(of, whole, target)
     null = Scorer(NullNetwork().eval().to(place), batch_size=size)
     null.score_inputs(of.image)  # checks it against itself: the probes below have another network's scores
     for threads in (1, None) if place.type == "cpu" else (None,):
-        ending = ", 1 thread" if threads else ""
-        actions[f"null sise{ending}"] = functools.partial(null_sise, of, null, target, threads)
+        actions[Action("null", threads=threads)] = functools.partial(null_sise, of, null, target, threads)
     return actions
 
 
@@ -67,14 +118,14 @@ def _score(scorer: Scorer, segments: Sequence[Segment]) -> None:
     scorer.score(segments)
 
 
-def runners(device: torch.device, compile: bool) -> dict[str, dict[str, Any]]:
-    """The engine's settings that are measured, by name."""
+def runners(device: torch.device, compile: bool) -> list[Runner]:
+    """The engine's settings that are measured."""
     half = ("tf32", "fp16", "bf16") if device.type == "cuda" else ("bf16",)
-    found: dict[str, dict[str, Any]] = {"lossless": {}} | {f"lossless {p}": {"precision": p} for p in half}
+    found = [Runner("lossless", True, precision) for precision in ("fp32", *half)]
     if compile:
-        found |= {f"{name}, compiled": {**kind, "compile": True} for name, kind in found.items()}
+        found += [replace(runner, compile=True) for runner in found]
         if device.type == "cuda":  # engine.fast
-            found["lossless fp16, compiled, graphs"] = {"precision": "fp16", "compile": True, "graphs": True}
+            found.append(Runner("lossless", True, "fp16", compile=True, graphs=True))
     return found
 
 

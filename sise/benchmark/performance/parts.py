@@ -22,7 +22,6 @@ PARTS: dict[str, Callable[[DictConfig, torch.device], Iterator[list[Report]]]] =
     "precision": precision.precision,
     "sharing": sharing.sharing,
     "peers": peers.peers,
-    **dict.fromkeys(run_times.TABLES, run_times.run_times),
     "phases": run_times.phases,
     "parity": parity.parity,
     "size": size.size,
@@ -35,8 +34,9 @@ def run(cfg: DictConfig) -> list[Report]:
     Raises:
         SuiteError: If a part or network is unknown, or none is chosen.
     """
+    known = PARTS | dict.fromkeys(map(str, cfg.run_time_tables), run_times.run_times)
     for part in cfg.parts:
-        choose("part", part, list(PARTS))
+        choose("part", part, list(known))
     if not cfg.parts or not cfg.networks:
         raise SuiteError("nothing to measure: give parts=[...] and networks=[...].")
     device = device_of(cfg.device)
@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> list[Report]:
         raise SuiteError("clock=processor is for a CPU and one thread: add device=cpu engine.threads=1.")
     use_clock(cfg.clock)
     reports = []
-    for measure in dict.fromkeys(PARTS[part] for part in cfg.parts):  # the run-time tables are measured together
+    for measure in dict.fromkeys(known[part] for part in cfg.parts):  # the run-time tables are measured together
         begun = time.perf_counter()
         found: list[Report] = []
         meanwhile = Meanwhile()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,18 @@ from sise.probe.probe import Probe
 from sise.scoring import Scorer
 
 OURS = "this suite"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A method, who implements it, and the package that it needs beside this suite's."""
+
+    method: str
+    implementation: str
+    package: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method} | {self.implementation}"
 
 
 class Peeked(nn.Module):
@@ -56,8 +70,8 @@ def peeked(network: VGG16 | ResNet50, channels: int) -> Peeked:
 
 def peer_actions(
     *, network: str, masks: int, iterations: int, device: str, batch: int | None, width: float = 1.0
-) -> dict[str, Callable[[], Any]]:
-    """The same methods by several implementations: ``<method> | <implementation>``; absent packages are left out."""
+) -> dict[Peer, Callable[[], Any]]:
+    """The same methods by several implementations; absent packages are left out."""
     place = torch.device(device)
     of = subject(network, place, width=width)
     net = peeked(of.network, masks).to(place)
@@ -104,23 +118,21 @@ def peer_actions(
                 scores = net(of.image)
             cam(class_idx=targets[0], scores=scores)
 
-    actions: dict[str, Callable[[], Any]] = {
-        f"passes | plain eager, {masks} masks": plain,
-        f"Score-CAM | {OURS}": lambda: discard(score_cam(probe(), targets[:1])),
-        "Score-CAM | grad-cam": lambda: grad_cam(16),
-        "Score-CAM | grad-cam, same batch": lambda: grad_cam(size),
-        "Score-CAM | torchcam": torchcam,
-        f"RISE | {OURS}": lambda: rise(probe(), targets[:1], n_masks=masks, normalise="raw").cpu().numpy() / 2,
-        "RISE | torchray": torchray_rise,
-        f"Extremal Perturbation, 1 class | {OURS}": lambda: perturbation("batched", 1),
-        "Extremal Perturbation, 1 class | torchray": lambda: perturbation("torchray", 1),
-        f"Extremal Perturbation, 4 classes | {OURS}": lambda: perturbation("batched", 4),
-        "Extremal Perturbation, 4 classes | torchray": lambda: perturbation("torchray", 4),
+    one, four = ("Extremal Perturbation, " + count for count in ("1 class", "4 classes"))
+    actions: dict[Peer, Callable[[], Any]] = {
+        Peer("passes", f"plain eager, {masks} masks"): plain,
+        Peer("Score-CAM", OURS): lambda: discard(score_cam(probe(), targets[:1])),
+        Peer("Score-CAM", "grad-cam", "pytorch_grad_cam"): lambda: grad_cam(16),
+        Peer("Score-CAM", "grad-cam, same batch", "pytorch_grad_cam"): lambda: grad_cam(size),
+        Peer("Score-CAM", "torchcam", "torchcam"): torchcam,
+        Peer("RISE", OURS): lambda: rise(probe(), targets[:1], n_masks=masks, normalise="raw").cpu().numpy() / 2,
+        Peer("RISE", "torchray"): torchray_rise,
+        Peer(one, OURS): lambda: perturbation("batched", 1),
+        Peer(one, "torchray"): lambda: perturbation("torchray", 1),
+        Peer(four, OURS): lambda: perturbation("batched", 4),
+        Peer(four, "torchray"): lambda: perturbation("torchray", 4),
     }
-    from importlib.util import find_spec
-
-    absent = [n for module, n in (("pytorch_grad_cam", "grad-cam"), ("torchcam", "torchcam")) if not find_spec(module)]
-    return {n: a for n, a in actions.items() if not any(n.split(" | ")[1].startswith(peer) for peer in absent)}
+    return {peer: action for peer, action in actions.items() if not peer.package or find_spec(peer.package)}
 
 
 def peers(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
@@ -155,17 +167,16 @@ def peers(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
             measured = interleaved(actions, cfg.peers.rounds, f"{LABELS[network]}, peers")
         rows += peer_rows(LABELS[network], measured)
         notes += [note for note in broken if note not in notes]
-        samples[network] = {" | ".join(k): [m.seconds for m in v] for k, v in measured.items()}
+        samples[network] = {" | ".join(map(str, k)): [m.seconds for m in v] for k, v in measured.items()}
         yield [Report("peers", "Other implementations", pd.DataFrame(rows), notes, samples)]
 
 
-def peer_rows(label: str, measured: Mapping[tuple[str, str], Sequence[Measurement]]) -> list[dict[str, Any]]:
+def peer_rows(label: str, measured: Mapping[tuple[str, Peer], Sequence[Measurement]]) -> list[dict[str, Any]]:
     """One row per implementation and allocator, compared with this suite under the same allocator."""
     rows = []
-    for (allocator, name), found in measured.items():
-        method, implementation = name.split(" | ")
-        ours = measured.get((allocator, f"{method} | {OURS}"))
-        own = implementation == OURS
+    for (allocator, peer), found in measured.items():
+        ours = measured.get((allocator, Peer(peer.method, OURS)))
+        own = peer.implementation == OURS
         difference = None
         if ours is not None and not own and isinstance(found[0].result, np.ndarray):
             difference = float(np.abs(found[0].result - ours[0].result).max() / np.abs(ours[0].result).max())
@@ -173,8 +184,8 @@ def peer_rows(label: str, measured: Mapping[tuple[str, str], Sequence[Measuremen
         rows.append(
             {
                 "network": label,
-                "method": method,
-                "implementation": implementation,
+                "method": peer.method,
+                "implementation": peer.implementation,
                 "allocator": allocator,
                 "seconds": quartiles(m.seconds for m in found)[0],
                 "time / this suite": quartiles(relative)[0] if relative else None,

@@ -31,7 +31,8 @@ DRIFT_NOTES = (
 
 def precision(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
     """What lower precisions change: scores, layer maps, fused maps and the cells of a table."""
-    kinds = ["fp32 lossless", *(["tf32"] if device.type == "cuda" else []), "fp16", "bf16"]
+    lower = (*(("tf32",) if device.type == "cuda" else ()), "fp16", "bf16")
+    kinds = {"fp32 lossless": "fp32", **{kind: kind for kind in lower}}
     drift, cells_table, samples = [], [], {}
     notes = [
         f"Trained narrow networks, {cfg.precision.images} images of {cfg.dataset}, every class; the reference is the "
@@ -42,8 +43,8 @@ def precision(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
         cell = cells.make_cells(configs)[0]
         cell.model.network.to(device)
         scorers = {"plain": Scorer(cell.model.network, lossless=False)}
-        for kind in kinds:
-            scorers[kind] = Scorer(cell.model.network, precision=kind.split()[0])
+        for kind, lossless in kinds.items():
+            scorers[kind] = Scorer(cell.model.network, precision=lossless)
         if cfg.compile:
             scorers["fast"] = Scorer(cell.model.network, **fast(device.type == "cuda"))
         found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in scorers}

@@ -22,6 +22,7 @@ from sise.benchmark.performance.clock import interleaved, quartiles, spread, tim
 from sise.benchmark.performance.phases import phases as run_phases
 from sise.benchmark.performance.report import Report
 from sise.benchmark.performance.subject import LABELS, Subject, random_weights, scene, subject
+from sise.benchmark.records.departures import budget_of
 from sise.benchmark.terminal import Progress
 from sise.otsu import adaptive_threshold
 from sise.probe.probe import Probe
@@ -33,9 +34,6 @@ PHASES_NOTE = (
     "of the maps. Scoring: the masked passes. Combination: their weighted sums, a visualization map per layer. Fusion: "
     "the cascade of Otsu gates."
 )
-BUDGETS = {"rise": "n_masks", "extremal_perturbation": "max_iter"}
-"""Hyperparameters that are a number of passes."""
-UNITS = {"n_masks": "masks", "max_iter": "iterations"}
 
 
 @dataclass(frozen=True)
@@ -47,45 +45,35 @@ class Row:
     overrides: tuple[str, ...] = ()
     label: str = ""
 
+    @property
+    def key(self) -> str:
+        """Equal for rows that the same run measures."""
+        return " ".join([self.explainer, *self.overrides])
 
-def _row(method: str, explainer: str, *overrides: str, label: str = "") -> Row:
-    return Row(method, explainer, overrides, label or method)
+
+@dataclass(frozen=True)
+class RunTimeTable:
+    """A paper's table: its name among the published numbers, its networks, and the method whose time is 1."""
+
+    source: str
+    title: str
+    networks: tuple[str, ...]
+    reference: str
+    rows: tuple[Row, ...]
 
 
-TABLES: dict[str, tuple[str, str, tuple[str, ...], tuple[Row, ...]]] = {
-    "table7": (
-        "SISE Table 7",
-        "run-time per image",
-        ("vgg16", "resnet50"),
-        (
-            _row("Grad-CAM", "grad_cam"),
-            _row("Grad-CAM++", "grad_cam_pp"),
-            _row("Extremal Perturbation", "extremal_perturbation"),
-            _row("RISE", "rise"),
-            _row("Score-CAM", "score_cam"),
-            _row("Integrated Gradient", "integrated_gradients"),
-            _row("FullGrad", "full_grad"),
-            _row("SISE", "sise"),
-        ),
-    ),
-    "table6": (
-        "SISE Table 6",
-        "run-time per image by threshold",
-        ("resnet50",),
-        tuple(_row(f"SISE mu={mu}", "sise", f"explainer.call.mu={float(mu)}") for mu in ("0", "0.3", "0.5", "0.75")),
-    ),
-    "ada_sise_table1": (
-        "Ada-SISE Table 1",
-        "run-time per image",
-        ("vgg16", "resnet50"),
-        (
-            _row("Extremal Perturbation", "extremal_perturbation"),
-            _row("SISE", "sise"),
-            _row("Ada-SISE", "ada_sise", label="Ada-SISE (text)"),
-            _row("Ada-SISE", "ada_sise_table", label="Ada-SISE (table)"),
-        ),
-    ),
-}
+def tables_of(cfg: DictConfig) -> dict[str, RunTimeTable]:
+    """The tables of ``run_time_tables:`` by name."""
+    return {
+        str(name): RunTimeTable(
+            table.source, table.title, tuple(table.networks), table.reference,
+            tuple(
+                Row(row.method, row.explainer, tuple(row.get("overrides", ())), row.get("label", row.method))
+                for row in table.rows
+            ),
+        )
+        for name, table in cfg.run_time_tables.items()
+    }  # fmt: skip
 
 
 @dataclass
@@ -98,14 +86,15 @@ class Subjected:
 
 
 def run_times(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
-    """The chosen tables of :data:`TABLES`, from one run: rows that several of them show are measured once."""
-    chosen = [name for name in cfg.parts if name in TABLES]
+    """The chosen tables, from one run: rows that several of them show are measured once."""
+    known = tables_of(cfg)
+    chosen = [name for name in cfg.parts if name in known]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     ready: dict[str, Subjected] = {}
     published = pd.read_csv(Path(cfg.published))
     for number, network in enumerate(cfg.networks, 1):
-        rows = [row for name in chosen if network in TABLES[name][2] for row in TABLES[name][3]]
-        explainers = {_key(row): row for row in rows}
+        rows = [row for name in chosen if network in known[name].networks for row in known[name].rows]
+        explainers = {row.key: row for row in rows}
         if explainers:
             ready |= {key: prepare(row, cfg, device) for key, row in explainers.items()}
             of = subject(network, device, width=cfg.width)
@@ -114,23 +103,14 @@ def run_times(cfg: DictConfig, device: torch.device) -> Iterator[list[Report]]:
         yield [table_report(n, found, ready, published, cfg, cfg.networks[:number]) for n in chosen]
 
 
-def _key(row: Row) -> str:
-    overrides = [o for o in row.overrides if o != "explainer.call.mu=0.0"]
-    return " ".join([row.explainer, *overrides])
-
-
 def prepare(row: Row, cfg: DictConfig, device: torch.device) -> Subjected:
     """The row's explainer with the paper's settings; on a CPU, with a part of a budget that takes minutes."""
     composed = compose("evaluate", [f"explainer={row.explainer}", "protocol=paper", "budget=paper", *row.overrides])
-    explainer = instantiate(composed.explainer.call)
-    option = BUDGETS.get(row.explainer)
-    part = cfg.tables.cpu_budget.get(row.explainer)
-    if option and part and device.type == "cpu" and part < explainer.keywords[option]:
-        full = explainer.keywords[option]
-        explainer = functools.partial(explainer.func, *explainer.args, **explainer.keywords | {option: part})
-        share = (part - 1) / (full - 1) if option == "max_iter" else part / full  # its last iteration is no pass
-        return Subjected(explainer, share, f"{part} of {full} {UNITS[option]}")
-    return Subjected(explainer)
+    budget, part = budget_of(composed), cfg.tables.cpu_budget.get(row.explainer)
+    if budget and part and device.type == "cpu" and part < budget.value:
+        explainer = instantiate(composed.explainer.call, **{budget.setting: part})
+        return Subjected(explainer, budget.share(part), f"{part} of {budget.value} {budget.unit}")
+    return Subjected(instantiate(composed.explainer.call))
 
 
 def measure_alone(
@@ -188,18 +168,18 @@ def table_report(
     measured: Sequence[str],
 ) -> Report:
     """One table: measured beside published, each also over SISE's time."""
-    source, title, networks, rows = TABLES[name]
+    table = tables_of(cfg)[name]
     lines = []
-    for network in networks:
+    for network in table.networks:
         if network not in measured:
             continue
         base = _seconds(found[network, "sise"], ready["sise"]) if (network, "sise") in found else None
-        reference = published_seconds(published, source, network, "SISE" if name != "table6" else "SISE mu=0")
-        for row in rows:
-            samples, use = found[network, _key(row)], ready[_key(row)]
+        reference = published_seconds(published, table.source, network, table.reference)
+        for row in table.rows:
+            samples, use = found[network, row.key], ready[row.key]
             lines.append(
                 run_time_row(LABELS[network], row, samples, use, base)
-                | _published_part(published_seconds(published, source, network, row.method), reference)
+                | _published_part(published_seconds(published, table.source, network, row.method), reference)
             )
     images = f"up to {cfg.tables.images} images, fewer where {cfg.tables.seconds:.0f} s were used up (at least "
     images += f"{cfg.tables.minimum}; the column says how many)"
@@ -215,7 +195,7 @@ def table_report(
             "budget extrapolated from it in proportion, which overrates what is done only once."
         )
     raw = {f"{network} | {key}": samples for (network, key), samples in found.items()}
-    return Report(name, f"{source}: {title}", pd.DataFrame(lines), notes, raw)
+    return Report(name, f"{table.source}: {table.title}", pd.DataFrame(lines), notes, raw)
 
 
 def run_time_row(

@@ -29,7 +29,7 @@ class Worker(AbstractContextManager):
 
     def __init__(
         self,
-        build: Callable[..., Mapping[str, Callable[[], Any]]],
+        build: Callable[..., Mapping[Any, Callable[[], Any]]],
         arguments: Mapping[str, Any],
         device: torch.device,
         *,
@@ -45,9 +45,9 @@ class Worker(AbstractContextManager):
         if quiet == "1":
             del os.environ["TQDM_DISABLE"]
         there.close()
-        self.names: tuple[str, ...] = tuple(self._receive())
+        self.names: tuple[Any, ...] = tuple(self._receive())
 
-    def __call__(self, name: str) -> Measurement:
+    def __call__(self, name: Any) -> Measurement:
         """Runs one action there.
 
         Raises:

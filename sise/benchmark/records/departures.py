@@ -78,6 +78,11 @@ class Budget:
     def full(self) -> bool:
         return self.value == self.paper
 
+    def share(self, part: int) -> float:
+        """How much of the passes a part of the budget makes; the last of some iterations is none."""
+        spare = 1 if self.unit == "iterations" else 0
+        return (part - spare) / (self.value - spare)
+
     @property
     def cheaper(self) -> bool:
         """Whether an explanation costs less than the paper's; other seeds are other explanations."""

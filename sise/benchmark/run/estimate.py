@@ -6,7 +6,6 @@ known, masked passes are counted instead of made, and Extremal Perturbation runs
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from sise.benchmark.records.departures import budget_of
 from sise.benchmark.records.folder import RunFolder
 from sise.benchmark.records.store import read
 from sise.benchmark.run import probing, scoring, shards
@@ -23,6 +23,7 @@ from sise.benchmark.run.pair_facts import Pairs
 from sise.benchmark.run.session import readable
 from sise.devices import synchronise
 from sise.probe.probe import Probe
+from sise.types import Explainer
 
 ITERATIONS = 5
 """Of Extremal Perturbation, per image."""
@@ -125,7 +126,7 @@ def _about(cell: Cell) -> dict[str, Any]:
 
 def _measure(cell: Cell, probe: Probe, outputs: list[int], scorer: CountingScorer) -> tuple[Tensor, float, float]:
     """Explains one image: (saliency, seconds on a fresh probe, seconds on this one)."""
-    explainer, scale = shortened(cell.explainer)
+    explainer, scale = shortened(cell)
     skipped, forward, backward = scorer.skipped, probe.forward_passes, probe.backward_passes
     synchronise(probe.device)
     begun = time.perf_counter()
@@ -151,11 +152,9 @@ def _measure_metrics(explained: list[tuple], sample: Any, probe: Probe, scorer: 
     return time.perf_counter() - begun + (scorer.skipped - skipped) * scorer.seconds_per_pass
 
 
-def shortened(explainer: Any) -> tuple[Any, float]:
-    """An explainer with few iterations, and by what its time is to be multiplied; unchanged if it has none."""
-    options = getattr(explainer, "keywords", None) or {}
-    full = options.get("max_iter")
-    if not full or full <= ITERATIONS:
-        return explainer, 1.0
-    short = functools.partial(explainer.func, *explainer.args, **options | {"max_iter": ITERATIONS})
-    return short, (full - 1) / (ITERATIONS - 1)
+def shortened(cell: Cell) -> tuple[Explainer, float]:
+    """A cell's explainer with few iterations, and by what its time is to be multiplied; as it is if it has none."""
+    budget = budget_of(cell.cfg)
+    if not budget or budget.unit != "iterations" or budget.value <= ITERATIONS:
+        return cell.explainer, 1.0
+    return cell.explainer_with(**{budget.setting: ITERATIONS}), 1 / budget.share(ITERATIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 import time
 
@@ -117,21 +117,24 @@ def test_processor_time_does_not_count_waiting(monkeypatch):
         parts.run(settings(clock="processor", device="cpu"))
 
 
+LOSSLESS, BF16 = engine_actions.Runner("lossless", True), engine_actions.Runner("lossless", True, "bf16")
+
+
 def test_engine_rows_compare_with_the_plain_passes_of_the_same_round_and_the_default_allocator():
     measured = {
         ("default", engine_actions.PLAIN): measurements(1.0, 2.0, 4.0),
-        ("default", "lossless"): measurements(0.6, 1.2, 2.0),
+        ("default", LOSSLESS): measurements(0.6, 1.2, 2.0),
         ("kept", engine_actions.PLAIN): measurements(0.5, 1.5, 3.0),
-        ("kept", "lossless"): measurements(0.4, 0.8, 2.0),
-        ("kept", "lossless bf16"): measurements(0.3, 0.6, 1.2),
+        ("kept", LOSSLESS): measurements(0.4, 0.8, 2.0),
+        ("kept", BF16): measurements(0.3, 0.6, 1.2),
     }
     reference, other = [torch.tensor([[0.0, 2.0]]).numpy()], [torch.tensor([[0.5, 2.0]]).numpy()]
-    maps = {engine_actions.PLAIN: reference, "lossless": reference, "lossless bf16": other}
-    rows = engine.pass_rows("resnet50", measured, maps, 100, torch.device("cpu"))
+    maps = {engine_actions.PLAIN: reference, LOSSLESS: reference, BF16: other}
+    rows = engine.pass_rows("resnet50", measured, maps, 100, torch.device("cpu"), settings().goals)
     table = pd.DataFrame(rows).set_index(["allocator", "runner"])
     assert table.loc[("kept", "lossless"), "time / plain eager"] == pytest.approx(0.4)
     assert table.loc[("default", "lossless"), "time / plain eager"] == pytest.approx(0.6)
-    assert table.loc[("kept", engine_actions.PLAIN), "time / plain eager"] == pytest.approx(0.75)
+    assert table.loc[("kept", "plain eager"), "time / plain eager"] == pytest.approx(0.75)
     assert table.loc[("kept", "lossless"), "ms per mask"] == pytest.approx(8.0)
     assert table.loc[("kept", "lossless"), "met"] and table.loc[("kept", "lossless"), "goal"] == "<= 0.45"
     assert not table.loc[("kept", "lossless bf16"), "met"] and table.loc[("default", "lossless"), "goal"] == ""
@@ -140,16 +143,18 @@ def test_engine_rows_compare_with_the_plain_passes_of_the_same_round_and_the_def
 
 def test_runners_that_fail_are_left_out_and_named():
     class FakeWorker:
-        names = (engine_actions.PLAIN, "lossless", "lossless, compiled", "maps of lossless", "sise")
+        runners = engine_actions.PLAIN, LOSSLESS, dataclasses.replace(LOSSLESS, compile=True)
+        others = engine_actions.Action("maps", LOSSLESS), engine_actions.Action("sise")
+        names = (*(engine_actions.Action("passes", runner) for runner in runners), *others)
 
-        def __call__(self, name):
-            if "compiled" in name:
+        def __call__(self, action):
+            if action.runner.compile:
                 raise SuiteError("no compiler")
             return Measurement(1.0)
 
     measured, notes = engine.measure_runners({"default": FakeWorker()}, 2, torch.device("cpu"), "")
-    assert set(measured) == {("default", engine_actions.PLAIN), ("default", "lossless")}
-    assert len(notes) == 1 and "no compiler" in notes[0]
+    assert set(measured) == {("default", engine_actions.PLAIN), ("default", LOSSLESS)}
+    assert notes == ["lossless, compiled was left out: no compiler"]
 
 
 def test_a_report_is_written_with_its_machine_and_its_samples(tmp_path):
@@ -239,7 +244,7 @@ def test_whole_sise_counts_its_masks_and_none_after(probe):
     assert result["masks"] == sum(int(u.sum()) for u in used(p, 1).values())
     assert result["further passes"] == 0 and 0 < result["passes"] < result["seconds"]
     assert engine_actions.bare_passes(of, Scorer(p.network, batch_size=4), 1)["masks"] == result["masks"]
-    rows, after = engine.whole_rows("vgg16", {"sise": [Measurement(result["seconds"], 0, result)]})
+    rows, after = engine.whole_rows("vgg16", {"sise": [Measurement(result["seconds"], 0, result)]}, settings().goals)
     assert rows[0]["value"] == pytest.approx(result["seconds"] / result["passes"])
     assert after[-1]["share of SISE's time (%)"] == pytest.approx(
         100 * sum(result["after"].values()) / result["seconds"]
@@ -250,7 +255,7 @@ def test_what_the_masks_cost_is_not_measured_image_by_image(caplog):
     actions = engine_actions.engine_actions(
         network="vgg16", masks=4, device="cpu", batch=8, compile=False, width=1 / 32
     )
-    assert actions["null sise, 1 thread"]()["masks"] > 0
+    assert actions[engine_actions.Action("null", threads=1)]()["masks"] > 0
     assert "scored by itself" not in caplog.text
 
 
@@ -292,16 +297,16 @@ def test_shared_passes_are_counted_exactly(probe):
     last = sets[0]["stage3"] | sets[1]["stage3"] | sets[2]["stage3"]
     assert found["score_cam"] == found["score_cam expected"] == int((live(p, "stage3") & ~last).sum())
     assert found["score_cam alone"] == 1 + int(live(p, "stage3").sum()) and found["score_cam difference"] < 1e-6
-    row = sharing.sharing_rows("Toy", 3, [found, found])[0]
+    row = sharing.sharing_rows("Toy", 3, [found, found], 0.70)[0]
     assert row["passes"] == 2 * found["passes"] and row["ratio"] == pytest.approx(found["passes"] / found["alone"])
     assert row["met"] == (row["ratio"] <= 0.70)
 
 
 def test_a_pass_too_many_is_noticed(probe):
     found = sharing.share_passes(probe, [0, 1])
-    assert sharing.sharing_rows("Toy", 2, [found])[0]["met"]
-    assert not sharing.sharing_rows("Toy", 2, [found | {"passes": found["passes"] + 1}])[0]["met"]
-    assert not sharing.sharing_rows("Toy", 2, [found | {"after": 1}])[1]["met"]
+    assert sharing.sharing_rows("Toy", 2, [found], 0.70)[0]["met"]
+    assert not sharing.sharing_rows("Toy", 2, [found | {"passes": found["passes"] + 1}], 0.70)[0]["met"]
+    assert not sharing.sharing_rows("Toy", 2, [found | {"after": 1}], 0.70)[1]["met"]
 
 
 def test_a_whole_table_costs_each_way_what_its_explainers_cost(cells, probe):
@@ -320,7 +325,7 @@ def test_a_whole_table_costs_each_way_what_its_explainers_cost(cells, probe):
         explain(shared, [0, 1])
     ways = [found[way]["forward"] for way in found]
     assert ways == [alone, together, shared.forward_passes] and ways[0] > ways[1] > ways[2]
-    rows = sharing.table_rows("Toy", 3, [found])
+    rows = sharing.table_rows("Toy", 3, [found], 0.50)
     assert rows[0]["passes / first row"] == 1 and rows[2]["met"] in (True, False)
     assert rows[2]["forward passes"] == shared.forward_passes
 
@@ -348,11 +353,11 @@ def test_random_networks_answer_to_their_input():
 def test_peers_are_compared_under_the_same_allocator():
     ours, theirs = torch.tensor([1.0, 2.0]).numpy(), torch.tensor([1.0, 2.5]).numpy()
     measured = {
-        ("default", "RISE | this suite"): [Measurement(2.0, 0, ours)],
-        ("default", "RISE | torchray"): [Measurement(3.0, 0, theirs)],
-        ("kept", "RISE | this suite"): [Measurement(1.0, 0, ours)],
-        ("kept", "RISE | torchray"): [Measurement(2.5, 0, ours)],
-        ("kept", "passes | plain eager"): [Measurement(1.0)],
+        ("default", peers.Peer("RISE", peers.OURS)): [Measurement(2.0, 0, ours)],
+        ("default", peers.Peer("RISE", "torchray")): [Measurement(3.0, 0, theirs)],
+        ("kept", peers.Peer("RISE", peers.OURS)): [Measurement(1.0, 0, ours)],
+        ("kept", peers.Peer("RISE", "torchray")): [Measurement(2.5, 0, ours)],
+        ("kept", peers.Peer("passes", "plain eager")): [Measurement(1.0)],
     }
     table = pd.DataFrame(peers.peer_rows("Toy", measured)).set_index(["allocator", "implementation"])
     assert table.loc[("default", "torchray"), "time / this suite"] == 1.5
@@ -405,10 +410,10 @@ def test_a_run_time_table_puts_measured_and_published_side_by_side():
 
 def test_published_run_times_are_found_for_every_row():
     published = pd.read_csv(ROOT / "results/published/published_results.csv")
-    for source, _, networks, rows in run_times.TABLES.values():
-        for network in networks:
-            for row in rows:
-                assert run_times.published_seconds(published, source, network, row.method) > 0
+    for table in run_times.tables_of(settings()).values():
+        for network in table.networks:
+            for row in table.rows:
+                assert run_times.published_seconds(published, table.source, network, row.method) > 0
     assert run_times.published_seconds(published, "SISE Table 7", "resnet50", "SISE") == 9.21
     assert run_times.published_seconds(published, "SISE Table 7", "resnet50", "LIME") is None
 
@@ -416,10 +421,11 @@ def test_published_run_times_are_found_for_every_row():
 def test_budgets_are_the_papers_and_cut_only_on_a_cpu():
     cfg = settings()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        rows = {row.explainer: row for row in run_times.TABLES["table7"][3]}
+        tables = run_times.tables_of(cfg)
+        rows = {row.explainer: row for row in tables["table7"].rows}
         cut = run_times.prepare(rows["rise"], cfg, torch.device("cpu"))
         full = run_times.prepare(rows["rise"], cfg, torch.device("cuda"))
-        mu = run_times.prepare(run_times.TABLES["table6"][3][2], cfg, torch.device("cpu"))
+        mu = run_times.prepare(tables["table6"].rows[2], cfg, torch.device("cpu"))
     assert full.explainer.keywords["n_masks"] == 4000 and full.share == 1 and full.budget == ""
     assert cut.explainer.keywords["n_masks"] == 256 and cut.share == 256 / 4000 and "256 of 4000" in cut.budget
     assert mu.explainer.keywords["mu"] == 0.5
@@ -483,10 +489,9 @@ def test_an_estimate_goes_round_an_image_that_cannot_be_read(cells, monkeypatch)
     assert table.loc["grad_cam", "images"] >= 1 and table.loc["grad_cam", "missing"] == 6
 
 
-def test_long_optimisations_are_shortened_in_proportion():
-    def explain(probe, targets, *, max_iter):
-        return max_iter
-
-    short, scale = estimate.shortened(functools.partial(explain, max_iter=801))
-    assert short(None, []) == estimate.ITERATIONS and scale == 800 / (estimate.ITERATIONS - 1)
-    assert estimate.shortened(sise) == (sise, 1.0)
+def test_long_optimisations_are_shortened_in_proportion(cells):
+    long, plain = cells("extremal_perturbation", "sise")
+    long.cfg.explainer.call.max_iter = 801
+    short, scale = estimate.shortened(long)
+    assert short.keywords["max_iter"] == estimate.ITERATIONS and scale == 800 / (estimate.ITERATIONS - 1)
+    assert estimate.shortened(plain) == (plain.explainer, 1.0)
