@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 Threshold = Callable[[np.ndarray], float]
+LITERAL = {
+    "eq5_literal_asc_incl": (False, True),
+    "eq5_literal_asc_excl": (False, False),
+    "eq5_literal_desc_incl": (True, True),
+    "eq5_literal_desc_excl": (True, False),
+}
+"""Readings of equation 5 to the letter: whether scores descend, and whether i = n is one of the splits."""
 
 
 def adaptive_threshold(normalised_scores: np.ndarray, rule: str, estimator: str = "exact") -> float:
@@ -32,8 +39,8 @@ def adaptive_threshold(normalised_scores: np.ndarray, rule: str, estimator: str 
         return max(otsu(normalised_scores, estimator), 0.0)
     if rule == "author_hist":
         return otsu256(torch.from_numpy(positive))
-    _, _, order, last = rule.split("_")
-    return _literal_equation_5(positive, descending=order == "desc", include_last=last == "incl")
+    descending, include_last = LITERAL[rule]
+    return _literal_equation_5(positive, descending=descending, include_last=include_last)
 
 
 def otsu(values: np.ndarray, estimator: str = "exact") -> float:

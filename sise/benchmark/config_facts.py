@@ -33,6 +33,16 @@ def spreads() -> Mapping[str, Mapping[str, float]]:
     return {name: config.spread for name, config in _group("explainer").items() if "spread" in config}
 
 
+def published_tables() -> Mapping[str, str]:
+    """The papers' data sets, and the table of the papers with the numbers of each (``published:``)."""
+    return {name: config.published for name, config in _group("dataset").items() if "published" in config}
+
+
+def stand_ins() -> tuple[str, ...]:
+    """The data sets that stand in for the papers' (``stand_in: true``)."""
+    return tuple(name for name, config in _group("dataset").items() if config.get("stand_in"))
+
+
 def network_labels() -> Mapping[str, str]:
     """How tables and figures call a network (``label:``), by its name in runs."""
     return {config.name: config.label for config in _group("model").values() if "label" in config}

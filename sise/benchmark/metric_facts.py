@@ -61,6 +61,11 @@ def scale(metric: str) -> float:
     return 100.0 if facts().get(metric, Fact()).unit == "percent" else 1.0
 
 
+def in_group(group: str) -> tuple[str, ...]:
+    """The metrics of a file of ``configs/metrics``."""
+    return tuple(name for name, fact in facts().items() if fact.group == group)
+
+
 def lower_is_better() -> tuple[str, ...]:
     """The metrics of which less is better."""
     return tuple(name for name, fact in facts().items() if fact.better == "lower")

@@ -24,6 +24,7 @@ from sise.benchmark.datasets.base import (
     with_pictures,
 )
 from sise.benchmark.datasets.images import MAX_PIXELS, fill_boxes, has_pixel, picture_gaps, read_image
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError, choose
 from sise.types import Sample
 
@@ -251,7 +252,7 @@ class COCO2014(BaseDataset):
     def _open_annotations(self, folder: Path | None) -> None:
         """Takes what is in an annotation file from its index, else reads it and makes the index."""
         try:
-            self._hash = coco_index.hash_of_file(self._file)
+            self._hash = file_hash(self._file)
         except OSError as error:
             raise SuiteError(f"{self._file} cannot be read: {reason_of(error)}", about=self.name) from error
         file = folder and coco_index.index_file(folder, self._hash, self.ground_truth)

@@ -23,23 +23,9 @@ log = logging.getLogger(__name__)
 
 KEPT = ("segmentation", "bbox", "iscrowd", "category_id")
 """What is read of an object; an index holds nothing else of it."""
-_BLOCK = 1 << 20
 _FOOTER = 20  # digits of the place where the head begins
 
 Object = dict[str, Any]
-
-
-def hash_of_file(file: Path) -> str:
-    """sha256 (hex) of a file, read in blocks.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    found = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
 
 
 class Objects(Mapping[str, list[Object]]):

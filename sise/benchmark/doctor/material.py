@@ -18,8 +18,9 @@ from sise.benchmark.datasets.photos import Photos
 from sise.benchmark.doctor import course
 from sise.benchmark.doctor.finding import Finding
 from sise.benchmark.models import mnist1d, torchray
-from sise.benchmark.models.weights import file_hash, hash_in
+from sise.benchmark.models.weights import hash_in
 from sise.benchmark.places import CONFIGS
+from sise.benchmark.records.files import file_hash
 from sise.benchmark.tables.published import read_published
 from sise.errors import SuiteError
 

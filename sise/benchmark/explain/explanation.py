@@ -6,7 +6,6 @@ the place of the earlier one. Everything else gets names of its own.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,12 +39,6 @@ def naming(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def digest_of(file: Path) -> str:
-    """sha256 of a file's content."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def folder_of(wanted: Path, digest: str) -> Path:

@@ -21,7 +21,7 @@ from sise.benchmark.explain.asked import find_targets, image_files, read_image
 from sise.benchmark.explain.pictures import KILOBYTES, layers_sheet, overlay_of, panel_of
 from sise.benchmark.explain.session import Explaining, Map, reason_of
 from sise.benchmark.names import folder_name
-from sise.benchmark.records.files import whole
+from sise.benchmark.records.files import file_hash, whole
 from sise.benchmark.run.left_behind import WeightsChanged
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError
@@ -64,7 +64,7 @@ def explain_image(
     network = explaining.facts()
     about = {
         "image": path.name,
-        "sha256": explanation.digest_of(path),
+        "sha256": file_hash(path),
         "height": image.height,
         "width": image.width,
         **network,

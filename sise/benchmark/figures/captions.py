@@ -8,25 +8,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from sise.benchmark.config_facts import published_tables
 from sise.benchmark.models.preprocessing import CAFFE_MEAN
 from sise.benchmark.records.departures import notes_of
 from sise.benchmark.run.cells import Cell
 from sise.benchmark.tables.words import LABELS
 from sise.probe.probe import Probe
-from sise.types import ImagePreprocess
+from sise.types import ImagePreprocess, Model
 
-PAPERS = ("voc2007", "coco2014", "severstal")
-"""The papers' datasets."""
+
+def reads_bgr(model: Model) -> bool:
+    """Whether the network's channels are blue, green, red."""
+    return isinstance(model.preprocess, ImagePreprocess) and model.preprocess.channels == "BGR"
+
+
+def mean_colour(model: Model) -> list[float]:
+    """The mean colour, which ``model.mean`` is the input of: of each of the network's channels, in [0, 1]."""
+    return [value / 255 for value in (reversed(CAFFE_MEAN) if reads_bgr(model) else CAFFE_MEAN)]
 
 
 def seen(model: Any, probe: Probe) -> np.ndarray:
     """The image as the network sees it, geometry included: (H, W, 3) in [0, 1], RGB."""
     black, mean = (torch.tensor(c, dtype=torch.float64)[:, None, None] for c in (model.black, model.mean))
-    colour = torch.tensor(CAFFE_MEAN, dtype=torch.float64)[:, None, None] / 255
-    reversed_ = isinstance(model.preprocess, ImagePreprocess) and model.preprocess.channels == "BGR"
-    colour = colour.flip(0) if reversed_ else colour
+    colour = torch.tensor(mean_colour(model), dtype=torch.float64)[:, None, None]
     pixels = (probe.image[0].cpu().double() - black) / (mean - black) * colour
-    pixels = pixels.flip(0) if reversed_ else pixels
+    pixels = pixels.flip(0) if reads_bgr(model) else pixels
     return pixels.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
@@ -38,7 +44,7 @@ def status(cells: Sequence[Cell]) -> str:
         or "shown".
     """
     first = cells[0]
-    if first.dataset.name not in PAPERS or not first.model.official:
+    if first.dataset.name not in published_tables() or not first.model.official:
         return "other data"
     return "partial" if any(notes_of(cell.cfg) for cell in cells) else "shown"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sise.benchmark.figures.captions import footer, seen
+from sise.benchmark.figures.captions import footer, mean_colour, seen
 from sise.benchmark.figures.layout import Made, Rows
-from sise.benchmark.models.preprocessing import CAFFE_MEAN
 from sise.benchmark.run.cells import Cell
 from sise.benchmark.run.session import Shared
 from sise.errors import SuiteError
-from sise.types import Dataset
+from sise.types import Dataset, Model
 
 FOR, AGAINST = "#1a9850", "#d73027"
 SIDE, GAP = 300, 8
@@ -80,11 +78,10 @@ def couples(
     return list(found.values())
 
 
-def extremes(model: Any) -> tuple[list[float], list[float]]:
+def extremes(model: Model) -> tuple[list[float], list[float]]:
     """The network input of a black and of a white pixel, per channel: z^B's bounds."""
     black, mean = (np.array(values, dtype=float) for values in (model.black, model.mean))
-    colour = np.array(CAFFE_MEAN) / 255
-    colour = colour[::-1] if getattr(model.preprocess, "channels", "RGB") == "BGR" else colour
+    colour = np.array(mean_colour(model))
     return black.tolist(), (black + (mean - black) / colour).tolist()
 
 

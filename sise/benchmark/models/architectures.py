@@ -21,11 +21,12 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from sise.benchmark import invocation
+from sise.benchmark.models.preprocessing import CAFFE_MEAN
 
 __all__ = ["MEAN", "VGG16", "ResNet50", "build", "load_shapes", "resnet50", "vgg16", "weights_folder"]
 
 #: Mean of the training images in RGB that is subtracted from inputs in [0, 255].
-MEAN = (123.68, 116.779, 103.939)
+MEAN = CAFFE_MEAN
 
 #: Channels of the stages at full width, and convolutions (VGG16) or bottlenecks (ResNet-50) in each.
 _VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))

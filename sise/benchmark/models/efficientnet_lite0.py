@@ -13,7 +13,8 @@ from torch import nn
 from sise.benchmark.models.class_map import scoring_classes_of
 from sise.benchmark.models.model import assemble
 from sise.benchmark.models.preprocessing import Preprocessing
-from sise.benchmark.models.weights import check_file, file_hash, load_state, read_state
+from sise.benchmark.models.weights import check_file, load_state, read_state
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError
 from sise.types import Model
 

@@ -17,7 +17,8 @@ from sise.benchmark.models.class_map import scoring_classes_of
 from sise.benchmark.models.model import assemble
 from sise.benchmark.models.preprocessing import Preprocessing
 from sise.benchmark.models.stated_input import IMAGENET_INPUT, stated_preprocessing, timm_input
-from sise.benchmark.models.weights import drawn_weights, file_hash, load_state, own_state, read_state, seeded
+from sise.benchmark.models.weights import drawn_weights, load_state, own_state, read_state, seeded
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError
 from sise.layers import evaluating, input_channels
 from sise.types import Model

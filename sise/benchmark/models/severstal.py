@@ -13,7 +13,8 @@ from sise.benchmark import invocation
 from sise.benchmark.datasets.severstal import CLASSES, TILE
 from sise.benchmark.models.model import assemble
 from sise.benchmark.models.preprocessing import Preprocessing
-from sise.benchmark.models.weights import file_hash, load_state, read_state
+from sise.benchmark.models.weights import load_state, read_state
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError, choose
 from sise.types import Model
 

@@ -14,7 +14,8 @@ from torch import nn
 from sise.benchmark.models.class_map import scoring_classes_of
 from sise.benchmark.models.model import assemble
 from sise.benchmark.models.stated_input import stated_preprocessing, timm_input
-from sise.benchmark.models.weights import file_hash, seeded, with_checkpoint
+from sise.benchmark.models.weights import seeded, with_checkpoint
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError
 from sise.types import Model
 

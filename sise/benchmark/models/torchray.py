@@ -22,11 +22,11 @@ from sise.benchmark.models.weights import (
     cached,
     check_file,
     fetch_published,
-    file_hash,
     first_reason,
     hash_in,
     read_state,
 )
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError, choose
 from sise.types import Model
 

@@ -12,7 +12,8 @@ from torch import nn
 from sise.benchmark.models.class_map import scoring_classes_of
 from sise.benchmark.models.model import assemble
 from sise.benchmark.models.stated_input import stated_preprocessing
-from sise.benchmark.models.weights import fetch_published, file_hash, load_state, read_state, seeded, with_checkpoint
+from sise.benchmark.models.weights import fetch_published, load_state, read_state, seeded, with_checkpoint
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError, choose
 from sise.types import Model
 

@@ -16,6 +16,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from sise.benchmark.records.files import file_hash
 from sise.errors import SuiteError
 
 __all__ = ["weights_hash"]
@@ -39,11 +40,6 @@ def weights_hash(network: nn.Module) -> str:
 
 
 # --- weights files ----------------------------------------------------------------------------------------------------
-def file_hash(path: Path) -> str:
-    with path.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
-
-
 def check_file(path: Path) -> None:
     """Raises a SuiteError if ``path`` is plainly not a weights file."""
     if not path.is_file():

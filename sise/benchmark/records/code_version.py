@@ -27,6 +27,7 @@ from torch import nn
 
 from sise.benchmark.places import ROOT
 from sise.benchmark.records.departures import NOT_IDENTITY
+from sise.benchmark.records.files import file_hash
 from sise.benchmark.records.folder import RunFolder
 
 PACKAGE = "sise"
@@ -317,8 +318,7 @@ def _hash(file: str) -> str:
 
 @functools.cache
 def _content_hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:12]
+    return file_hash(path)[:12]
 
 
 @functools.cache

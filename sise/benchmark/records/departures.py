@@ -23,7 +23,8 @@ GROUPS = ("dataset", "model", "explainer", "protocol", "metrics")
 ALWAYS = ("dataset", "model", "explainer", "variant", "protocol", "label", "expected_pairs")
 """What run.json says in every format."""
 NOT_IDENTITY = ("dataset.root", "dataset.loader.root", "dataset.loader.index", "dataset.masks", "dataset.own_model",
-                "model.root", "model.own_dataset", "model.weights", "model.loader.weights", "model.label",
+                "dataset.published", "dataset.stand_in", "model.root", "model.own_dataset", "model.weights",
+                "model.loader.weights", "model.label",
                 "explainer.spread", "explainer.control", "explainer.expensive")  # fmt: skip
 """Settings that are no part of what a run is: where files lie (hashes say what they are), ``dataset.masks``, which says
 what the dataset has anyway, which dataset and network belong together, and what tables read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import time
@@ -39,6 +40,12 @@ class DiskFull(SuiteError):
 def csv_text(frame: pd.DataFrame) -> str:
     """A table as CSV, the same on every system."""
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def file_hash(file: Path) -> str:
+    """sha256 (hex) of a file's content, read in blocks."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
+from sise.benchmark.config_facts import published_tables, stand_ins
 from sise.benchmark.records.folder import RunFolder
 from sise.benchmark.records.provenance import note_of
 from sise.benchmark.records.store import pairs_of
@@ -29,8 +30,7 @@ from sise.benchmark.tables.table import Run
 from sise.benchmark.tables.words import LABELS, STATUS
 from sise.errors import SuiteError
 
-STAND_INS = ("shapes", "photos")
-KNOWN = (*STAND_INS, "voc2007", "coco2014", "severstal", *LABELS, "cpu", "cuda")
+KNOWN = (*stand_ins(), *published_tables(), *LABELS, "cpu", "cuda")
 """What a file's name says beside what it is."""
 STATES = {  # what a result can be worth: mark, meaning
     **STATUS,
@@ -144,7 +144,7 @@ def collect(results: Path, outputs: Path, sections: Sequence[Mapping[str, Any]])
         result.title = title or result.title
         result.shows = item.get("shows", "")
         if not result.status:
-            stand_in = any(word in STAND_INS for word in name.split("_"))
+            stand_in = any(word in stand_ins() for word in name.split("_"))
             unsaid = "other data" if stand_in else "unknown" if name in images else ""
             if state := item.get("status") or unsaid:
                 result.status[state] = 0

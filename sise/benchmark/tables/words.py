@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from sise.benchmark.config_facts import network_labels
-from sise.benchmark.metric_facts import COSTS, lower_is_better, scale
+from sise.benchmark.metric_facts import COSTS, in_group, lower_is_better, scale
 from sise.benchmark.places import CONFIGS
 
-METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")  # fractions, percent in tables, like any further metric
+METRICS = in_group("default")
 LOWER_IS_BETTER = lower_is_better()
 NOT_METRICS = ("image_id", "target", "class", "status", "reason", "confidence", "mask_fraction", "undefined",
                "remarks", "difficult", "session", "where", "image_hash", "kept_fraction", "cluster",

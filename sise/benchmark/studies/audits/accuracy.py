@@ -13,13 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sise.benchmark.models.preprocessing import CAFFE_MEAN, Preprocessing
+from sise.benchmark.models.preprocessing import CAFFE_MEAN, GEOMETRIES, Preprocessing
 from sise.benchmark.run.session import readable
 from sise.benchmark.studies.audits.context import Audit, Bench
 
 __all__ = ["accuracy_grid", "hits", "top_hits"]
 
-GEOMETRIES = ("squash", "shorter_side", "center_crop")
 RESAMPLES = ("lanczos", "bilinear", "nearest")
 RANGES = ("mean-sub", "raw255")
 CHANNELS = ("RGB", "BGR")

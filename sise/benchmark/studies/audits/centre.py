@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sise.benchmark.datasets.pointing_subsets import difficult_by_rule, difficult_flags
+from sise.benchmark.datasets.pointing_subsets import LISTS, difficult_by_rule, difficult_flags
 from sise.benchmark.run.session import readable
-from sise.benchmark.studies.audits.context import PAPERS, Audit, Bench
+from sise.benchmark.studies.audits.context import Audit, Bench
 from sise.benchmark.tables import statistics
 from sise.errors import SuiteError
 from sise.metrics import pointing
@@ -43,7 +43,7 @@ def centre_pairs(dataset: Any, ids: Sequence[str], left_out: dict[str, str] | No
     Raises:
         SuiteError: If the data are no images.
     """
-    flags = difficult_flags(dataset.name) if dataset.name in PAPERS else {}
+    flags = difficult_flags(dataset.name) if dataset.name in LISTS else {}
     rows = []
     ids = [image_id for image_id in ids if dataset.targets_of(image_id)]  # others' annotation cannot be read
 
@@ -93,7 +93,7 @@ def v7(bench: Bench) -> Audit:
     """The centre's pointing game, which needs no network, and what masks and boxes cover: a check of the data."""
     name, pairs = bench.dataset.name, centre_pairs(bench.dataset, bench.ids, bench.left_out)
     rows = []
-    for subset in ("all", "dif") if name in PAPERS else ("all",):
+    for subset in ("all", "dif") if name in LISTS else ("all",):
         chosen = pairs[pairs[subset]]
         value, error = pointing_accuracy(chosen) if len(chosen) else (math.nan, math.nan)
         known = bench.centre.get(subset.upper())

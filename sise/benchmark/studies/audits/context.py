@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from sise.benchmark import places
+from sise.benchmark.config_facts import published_tables
 from sise.benchmark.datasets.base import found_of
 from sise.benchmark.run import cells, probing, shards
 from sise.benchmark.run.session import readable
@@ -23,9 +24,6 @@ from sise.scoring import Scorer
 from sise.types import Model, VerifiedDataset
 
 __all__ = ["Audit", "Bench"]
-
-PAPERS = {"voc2007": "SISE Table 1", "coco2014": "SISE Table 4"}
-TABLE_METRICS = ("EBPG", "mIoU", "Bbox", "Drop%", "Increase%")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +137,13 @@ class Bench:
 
     def published(self, model: str, method: str) -> dict[str, float]:
         """The paper's numbers for a method on this dataset, by metric; none for a stand-in."""
-        rows = self.numbers[self.numbers["table"] == PAPERS.get(self.dataset.name)]
+        rows = self.numbers[self.numbers["table"] == published_tables().get(self.dataset.name)]
         rows = rows[(rows["model"] == model) & (rows["method"] == method)]
         return dict(zip(rows["metric"], rows["value"], strict=True))
 
     def stand_in(self, networks: bool = True) -> str:
         """Why the papers' numbers are not of these data and ``networks``; empty if they are."""
-        if self.dataset.name not in PAPERS:
+        if self.dataset.name not in published_tables():
             return f"{self.dataset.name} is a stand-in and says nothing about the papers"
         others = [n for n in self.cfg.models if networks and not self.model(n).official]
         return f"not TorchRay's published weights: {', '.join(others)}" if others else ""

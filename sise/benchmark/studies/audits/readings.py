@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sise.benchmark.run import probing
 from sise.benchmark.run.cells import Cell
-from sise.benchmark.studies.audits.context import TABLE_METRICS, Audit, Bench, wide_table
+from sise.benchmark.studies.audits.context import Audit, Bench, wide_table
 from sise.benchmark.tables import statistics
+from sise.benchmark.tables.words import METRICS
 from sise.metrics.localization import ebpg
 from sise.probe.probe import Probe
 
@@ -101,7 +102,7 @@ def u4(bench: Bench) -> Audit:
     rows, shown = means.tables(("model", "explainer", "setting"), lambda key: bench.published(key[0], key[1]))
     verdict = "; ".join(
         f"{name}, {_closest(rows[rows['explainer'] == name], ['setting'], metrics)}"
-        for name, metrics in (("RISE", ["EBPG"]), ("Extremal Perturbation", list(TABLE_METRICS)))
+        for name, metrics in (("RISE", ["EBPG"]), ("Extremal Perturbation", list(METRICS)))
     )
     return Audit("U4", "RISE's maps raw or min-max? Extremal Perturbation's areas? Percent [published]:", rows, shown,
                  verdict)  # fmt: skip
@@ -175,7 +176,7 @@ def u7(bench: Bench) -> Audit:
                         means.add((model, published, setting), image_id, **measured)
     rows, shown = means.tables(("model", "explainer", "setting"), lambda key: bench.published(key[0], key[1]))
     verdict = "; ".join(
-        f"{name}, {_closest(rows[rows['explainer'] == name], ['setting'], list(TABLE_METRICS))}"
+        f"{name}, {_closest(rows[rows['explainer'] == name], ['setting'], list(METRICS))}"
         for name, _ in RIVALS_CHOICES.values()
     )
     question = "Which of the choices that their papers leave open did the rivals' numbers take? Percent [published]:"
