@@ -22,8 +22,8 @@ def main(cfg: DictConfig) -> int:
     cells = make_cells(composing.compose_cells(cfg, overrides), broken, plan=plan)
     if cfg.estimate:
         seconds = 60 if cfg.estimate is True else float(cfg.estimate)
-        print(estimate.report(estimate.estimate(cells, seconds, cfg.limit)))
-        if words := keeping_maps.room_for_missing(cells, cfg.limit):
+        print(estimate.report(estimate.estimate(cells, seconds, cfg.limit, shard)))
+        if words := keeping_maps.room_for_missing(cells, cfg.limit, shard):
             print(words)
         return 0
     if cfg.dry_run:

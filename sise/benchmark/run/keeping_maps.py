@@ -19,7 +19,7 @@ from sise.benchmark.records.code_version import MAP_MAKERS, code_of
 from sise.benchmark.records.flat import placeless
 from sise.benchmark.records.saliency_store import PATTERN, SaliencyStore
 from sise.benchmark.run.cells import Cell
-from sise.benchmark.run.shards import Shard
+from sise.benchmark.run.shards import EVERYTHING, Shard
 from sise.types import ImagePreprocess
 
 log = logging.getLogger(__name__)
@@ -82,18 +82,19 @@ def open_maps(
         log.log(logging.INFO if fits else logging.WARNING, words)
 
 
-def room_for_missing(cells: Sequence[Cell], limit: int | None) -> str:
+def room_for_missing(cells: Sequence[Cell], limit: int | None, shard: Shard = EVERYTHING) -> str:
     """:func:`room` for what cells, which have recalled their records, still have to explain; "" if they keep nothing.
 
     Args:
         cells: Of the command.
         limit: First N images only.
+        shard: Only the images of this part.
     """
     missing = {}
     for cell in cells:
         if keeps(cell.cfg):
             lacking = cell.lacking()
-            missing[cell.name] = sum(pairs_of(cell, i) for i in cell.dataset.ids[:limit] if i in lacking)
+            missing[cell.name] = sum(pairs_of(cell, i) for i in shard.of(cell.dataset.ids[:limit]) if i in lacking)
     return room(cells, missing)[0]
 
 

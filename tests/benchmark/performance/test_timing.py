@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 
@@ -16,6 +17,7 @@ from toy import ToyNetwork, toy_model
 
 from sise.baselines.grad_cam import grad_cam
 from sise.baselines.score_cam import score_cam
+from sise.benchmark.models.no_network import NoScores
 from sise.benchmark.performance import (
     clock,
     engine,
@@ -34,6 +36,7 @@ from sise.benchmark.performance.report import Report
 from sise.benchmark.performance.subject import Subject
 from sise.benchmark.run import cells as run_cells
 from sise.benchmark.run import counting_scorer, estimate, runner
+from sise.benchmark.run.shards import Shard
 from sise.errors import SuiteError
 from sise.method import live, select, sise
 from sise.otsu import adaptive_threshold
@@ -487,6 +490,30 @@ def test_an_estimate_goes_round_an_image_that_cannot_be_read(cells, monkeypatch)
     monkeypatch.setattr(some[0].dataset, "broken", some[0].dataset.ids[0])
     table = estimate.estimate(some, seconds=1.0).set_index("explainer")
     assert table.loc["grad_cam", "images"] >= 1 and table.loc["grad_cam", "missing"] == 6
+
+
+def test_an_estimate_of_a_cell_without_a_network_and_of_one_that_refuses(cells, monkeypatch, caplog):
+    some = cells("centre", "grad_cam")
+    some[0].model = dataclasses.replace(some[0].model, network=NoScores().eval(), has_network=False, layers=(), cam_layer="")
+    some[0].metrics = ({}, {})
+    some[1].explainer = functools.partial(refusing, "no gradient here")
+    table = estimate.estimate(some, seconds=1.0).set_index("explainer")
+    assert table.loc["centre", "images"] >= 1 and table.loc["centre", "hours alone"] > 0
+    assert table.loc["grad_cam", "images"] == 0 and pd.isna(table.loc["grad_cam", "hours alone"])
+    assert caplog.text.count("no gradient here") == 1
+    row = next(line for line in estimate.report(table.reset_index()).splitlines() if " grad_cam " in line)
+    assert row.split()[-5:] == ["?", "?", "6", "?", "?"]
+    with pytest.raises(SuiteError, match=r"nothing can be estimated: toy/toynet/grad_cam/paper: no gradient here"):
+        estimate.estimate(some[1:], seconds=1.0)
+
+
+def refusing(reason, probe, targets):
+    raise SuiteError(reason)
+
+
+def test_an_estimate_of_a_shard_is_of_its_images(cells):
+    table = estimate.estimate(cells("grad_cam"), 1.0, shard=Shard(1, 3)).set_index("explainer")
+    assert table.loc["grad_cam", "missing"] == 2 and table.loc["(metrics)", "missing"] == 2
 
 
 def test_long_optimisations_are_shortened_in_proportion(cells):
