@@ -494,7 +494,8 @@ def test_an_estimate_goes_round_an_image_that_cannot_be_read(cells, monkeypatch)
 
 def test_an_estimate_of_a_cell_without_a_network_and_of_one_that_refuses(cells, monkeypatch, caplog):
     some = cells("centre", "grad_cam")
-    some[0].model = dataclasses.replace(some[0].model, network=NoScores().eval(), has_network=False, layers=(), cam_layer="")
+    nothing = {"network": NoScores().eval(), "has_network": False, "layers": (), "cam_layer": ""}
+    some[0].model = dataclasses.replace(some[0].model, **nothing)
     some[0].metrics = ({}, {})
     some[1].explainer = functools.partial(refusing, "no gradient here")
     table = estimate.estimate(some, seconds=1.0).set_index("explainer")
