@@ -9,9 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sise.baselines.common import cam_layer_of, check_targets, no_maps, tf32_as_engine, to_saliency, weighted_maps
+from sise.baselines.common import (
+    Upsampling,
+    cam_layer_of,
+    check_targets,
+    no_maps,
+    tf32_as_engine,
+    to_saliency,
+    weighted_maps,
+)
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
+from sise.ranges import Count
 from sise.scoring import check_scores
 
 
@@ -20,8 +29,8 @@ def ablation_cam(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    upsampling: str = "bilinear",
-    batch_size: int = 32,
+    upsampling: Upsampling = "bilinear",
+    batch_size: Count = 32,
 ) -> Tensor:
     """Ablation-CAM: ``ReLU(sum_k w_k A_k)`` with ``w_k = (z - z without A_k) / |z|``, z the score before the softmax.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from sise.baselines.lrp import Bounds, bounds_of, box, gamma
 from sise.baselines.rules import Affine, Back, RuledGraph, Rules
 from sise.errors import SuiteError, choose
 from sise.probe.probe import Probe
+from sise.ranges import Count, Seed, one_of
 
 PIXELS = ("box", "gamma")
 GAMMAS = ((5, 0.5), (8, 0.25), (11, 0.1))
@@ -40,14 +42,14 @@ def bilrp(
     second: Probe,
     *,
     layer: str | None = None,
-    dimensions: int | None = 100,
+    dimensions: Count | None = 100,
     pooled: bool = False,
-    blocks: int = 8,
+    blocks: Count = 8,
     gammas: Sequence[tuple[int, float]] = GAMMAS,
-    pixels: str = "box",
+    pixels: Annotated[str, one_of(PIXELS)] = "box",
     low: Sequence[float] | None = None,
     high: Sequence[float] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> tuple[Tensor, float]:
     """BiLRP: ``R_pq = sum_m LRP(phi_m(x))_p LRP(phi_m(y))_q``, the similarity ``<phi(x), phi(y)>`` by pairs of places.
 

@@ -12,6 +12,7 @@ from sise.baselines.common import cam_layer_of, check_targets, layer_gradients, 
 from sise.errors import SuiteError
 from sise.maps import minmax, upsample
 from sise.probe.probe import Probe
+from sise.ranges import EachPositive
 
 
 def cameras(
@@ -19,7 +20,7 @@ def cameras(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    scales: Sequence[float] = (224 / 224, 324 / 224, 424 / 224, 524 / 224),
+    scales: EachPositive = (224 / 224, 324 / 224, 424 / 224, 524 / 224),
 ) -> Tensor:
     """CAMERAS: ``ReLU(sum_k mean(g_k) mean(A_k))``, means over sizes of the image, each resized to the image's own.
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from sise.errors import SuiteError
+from sise.ranges import Positive
 
 if TYPE_CHECKING:
     from sise.probe.probe import Probe
 
 
-def centre(probe: Probe, targets: Sequence[int], *, sigma: float = 0.25, shift: float = 0.0) -> Tensor:
+def centre(probe: Probe, targets: Sequence[int], *, sigma: Positive = 0.25, shift: float = 0.0) -> Tensor:
     """The same Gaussian for every image and target; runs no network.
 
     A method that does not beat it on a localization metric has not shown that it looks at the image.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,13 @@ from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
 from sise.probe.capture import captured, take_gradients
 from sise.probe.probe import Probe
+from sise.ranges import FromZero, one_of
 from sise.scoring import check_scores
 
 REDUCTIONS = ("abs_max", "abs_sum", "sum_positive", "sum_signed")
+UPSAMPLINGS = ("bilinear", "cubic")
+Reduce = Annotated[str, one_of(REDUCTIONS)]
+Upsampling = Annotated[str, one_of(UPSAMPLINGS)]
 
 
 def cam_layer_of(probe: Probe, layer: str | None) -> str:
@@ -96,7 +101,7 @@ def to_saliency(maps: Tensor, size: tuple[int, ...], upsampling: str) -> Tensor:
     Returns:
         (T, H, W), or (T, L); zero for a map that is zero.
     """
-    if choose("upsampling", upsampling, ("bilinear", "cubic")) == "bilinear":
+    if choose("upsampling", upsampling, UPSAMPLINGS) == "bilinear":
         return minmax(upsample(maps, size), len(size))
     from scipy.ndimage import zoom
 
@@ -128,7 +133,7 @@ def reduce_channels(attributions: Tensor, reduce: str) -> Tensor:
     return F.relu(total) if reduce == "sum_positive" else total
 
 
-def attribution_maps(attributions: Tensor, size: tuple[int, ...], reduce: str, smooth: float = 0.0) -> Tensor:
+def attribution_maps(attributions: Tensor, size: tuple[int, ...], reduce: str, smooth: FromZero = 0.0) -> Tensor:
     """Brings attributions to maps of the image: channels reduced, resized, smoothed, scaled, in this order.
 
     What smoothing averages has its sign still, so that neighbours of opposite signs cancel: of ``sum_positive`` the

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.excitation_backprop import Excitation, excitation_layer
 from sise.baselines.rules import RuledGraph, one_hot
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 def contrastive_excitation_backprop(
@@ -18,8 +19,8 @@ def contrastive_excitation_backprop(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    reduce: str = "sum_positive",
-    smooth: float = 0.0,
+    reduce: Reduce = "sum_positive",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """Contrastive EBP, cEBP or cMWP: two passes of excitation backprop that differ in the last layer only.
 

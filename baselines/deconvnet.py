@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.rules import Back, Rules, gradients_under
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 class Deconvolution(Rules):
@@ -20,7 +21,7 @@ class Deconvolution(Rules):
         return lambda gradient: gradient.clamp(min=0)
 
 
-def deconvnet(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_max", smooth: float = 0.0) -> Tensor:
+def deconvnet(probe: Probe, targets: Sequence[int], *, reduce: Reduce = "abs_max", smooth: FromZero = 0.0) -> Tensor:
     """Deconvnet: every rectifier hands back ``g+``; max-pools route by their switches.
 
     Args:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, cam_layer_of, check_targets, no_maps
 from sise.baselines.contrast import CONTRASTS, contrasted
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided
 from sise.errors import choose
 from sise.probe.probe import Probe
+from sise.ranges import FromZero, one_of
 
 EPSILON = 1e-20
 """Added to denominators, as in TorchRay; a denominator of 0 gives 0."""
@@ -56,9 +58,9 @@ def excitation_backprop(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    contrast: str = "none",
-    reduce: str = "sum_positive",
-    smooth: float = 0.0,
+    contrast: Annotated[str, one_of(CONTRASTS)] = "none",
+    reduce: Reduce = "sum_positive",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """Excitation backprop, EBP or MWP: from probability 1 at the target, ``R' = x * W+^T (R / (W+ x))``.
 

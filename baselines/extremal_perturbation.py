@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from sise.errors import SuiteError, choose
 from sise.maps import minmax
 from sise.probe.capture import take_gradients
 from sise.probe.probe import Probe
+from sise.ranges import Count, FromTwo, FromZero, Positive, Shares, one_of
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 AREA_WEIGHT, AREA_WEIGHT_GROWTH = 300.0, 1.0035
@@ -31,17 +33,17 @@ def extremal_perturbation(
     probe: Probe,
     targets: Sequence[int],
     *,
-    areas: Sequence[float] = (0.1,),
-    max_iter: int = 800,
-    num_levels: int = 8,
-    max_blur: float = 20.0,
-    step: int = 7,
-    sigma: float = 21.0,
+    areas: Shares = (0.1,),
+    max_iter: Count = 800,
+    num_levels: FromTwo = 8,
+    max_blur: Positive = 20.0,
+    step: Count = 7,
+    sigma: Positive = 21.0,
     jitter: bool = True,
-    smooth: float = 0.0,
-    implementation: str = "batched",
+    smooth: FromZero = 0.0,
+    implementation: Annotated[str, one_of(("batched", "torchray"))] = "batched",
     exact: bool = False,
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ) -> Tensor:
     """Extremal Perturbation: the sum over areas of the masks that preserve a target's score under blur.
 
@@ -131,11 +133,11 @@ def optimise_masks(
     targets: Sequence[int],
     areas: Sequence[float],
     *,
-    max_iter: int = 800,
-    num_levels: int = 8,
-    max_blur: float = 20.0,
-    step: int = 7,
-    sigma: float = 21.0,
+    max_iter: Count = 800,
+    num_levels: FromTwo = 8,
+    max_blur: Positive = 20.0,
+    step: Count = 7,
+    sigma: Positive = 21.0,
     jitter: bool = True,
     exact: bool = False,
 ) -> Tensor:

@@ -15,6 +15,7 @@ from sise.errors import SuiteError
 from sise.maps import minmax
 from sise.probe.capture import take_gradients
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 from sise.torch_state import eager
 
 Terms = tuple[Tensor, list[Tensor]]
@@ -40,7 +41,7 @@ Biases = Callable[[Tensor, Tensor], tuple[Tensor, int] | None]
 
 
 def full_grad(
-    probe: Probe, targets: Sequence[int], *, include_bn: bool = True, simple: bool = False, eps: float = 1e-6
+    probe: Probe, targets: Sequence[int], *, include_bn: bool = True, simple: bool = False, eps: FromZero = 1e-6
 ) -> Tensor:
     """FullGrad: ``psi(x * df/dx) + sum over layers and channels of U(psi(b * df/db))``.
 

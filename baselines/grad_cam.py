@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sise.baselines.common import cam_layer_of, check_targets, locations, no_maps, to_saliency, weighted_maps
+from sise.baselines.common import (
+    Upsampling,
+    cam_layer_of,
+    check_targets,
+    locations,
+    no_maps,
+    to_saliency,
+    weighted_maps,
+)
 from sise.choices import GradientScore
 from sise.probe.probe import Probe
 
@@ -19,7 +27,7 @@ def grad_cam(
     *,
     layer: str | None = None,
     of: GradientScore = "logit",
-    upsampling: str = "bilinear",
+    upsampling: Upsampling = "bilinear",
 ) -> Tensor:
     """Grad-CAM: ``ReLU(sum_k mean(dy/dA_k) A_k)`` at the last convolutional layer.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sise.baselines.common import cam_layer_of, check_targets, no_maps, to_saliency, weighted_maps
+from sise.baselines.common import Upsampling, cam_layer_of, check_targets, no_maps, to_saliency, weighted_maps
 from sise.errors import choose
 from sise.probe.probe import Probe
+from sise.ranges import FromZero, one_of
 
 SCORES = ("logit", "exp", "softmax")
 
@@ -20,10 +22,10 @@ def grad_cam_pp(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    score: str = "logit",
+    score: Annotated[str, one_of(SCORES)] = "logit",
     normalise_alpha: bool = False,
-    eps: float = 1e-6,
-    upsampling: str = "bilinear",
+    eps: FromZero = 1e-6,
+    upsampling: Upsampling = "bilinear",
 ) -> Tensor:
     """Grad-CAM++: ``ReLU(sum_k w_k A_k)``, ``w_k = sum_ij alpha_kij ReLU(dY/dA_kij)``.
 
@@ -77,7 +79,7 @@ def _weights(probe: Probe, layer: str, target: int, score: str, normalise_alpha:
     return weights / largest if largest > 0 else weights
 
 
-def alpha_weights(gradient: Tensor, maps: Tensor, eps: float = 1e-6, normalise_alpha: bool = False) -> Tensor:
+def alpha_weights(gradient: Tensor, maps: Tensor, eps: FromZero = 1e-6, normalise_alpha: bool = False) -> Tensor:
     """``sum_ij alpha_kij ReLU(g_kij)`` of each channel, alpha as in :func:`grad_cam_pp`.
 
     Args:

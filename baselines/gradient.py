@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.choices import GradientScore
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 def gradient(
@@ -17,8 +18,8 @@ def gradient(
     targets: Sequence[int],
     *,
     of: GradientScore = "logit",
-    reduce: str = "abs_max",
-    smooth: float = 0.0,
+    reduce: Reduce = "abs_max",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """Gradient: ``max_c |dy/dx_c|`` over the channels of the network's input.
 

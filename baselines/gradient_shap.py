@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
-from sise.errors import SuiteError
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps, tf32_as_engine
+from sise.errors import SuiteError, WrongSetting
 from sise.maps import over_map
 from sise.probe.capture import take_gradients
 from sise.probe.probe import Probe
+from sise.ranges import Count, FromZero, Seed
 
 
 def gradient_shap(
     probe: Probe,
     targets: Sequence[int],
     *,
-    n_samples: int = 50,
+    n_samples: Count = 50,
     baselines: Sequence[Sequence[float]] | None = None,
-    noise: float = 0.0,
-    reduce: str = "sum_positive",
-    batch_size: int = 25,
-    seed: int = 0,
+    noise: FromZero = 0.0,
+    reduce: Reduce = "sum_positive",
+    batch_size: Count = 25,
+    seed: Seed = 0,
 ) -> Tensor:
     """Gradient SHAP: ``mean_i (x - b_i) * dz/dx at b_i + a_i (x - b_i)``, a_i uniform in [0, 1].
 
@@ -57,7 +58,7 @@ def gradient_shap(
     channels = probe.image.shape[1]
     given = [[0.0] * channels] if baselines is None else baselines
     if not given or not all(isinstance(b, Sequence) and len(b) == channels for b in given):
-        raise SuiteError(f"baselines must be lists of {channels} channel values or null; got {baselines}.")
+        raise WrongSetting(f"baselines must be lists of {channels} channel values or null; got {baselines}.")
     starts = torch.tensor([[float(value) for value in b] for b in given])
     if not targets:
         return no_maps(probe)

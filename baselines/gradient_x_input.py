@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 def gradient_x_input(
-    probe: Probe, targets: Sequence[int], *, reduce: str = "sum_positive", smooth: float = 0.0
+    probe: Probe, targets: Sequence[int], *, reduce: Reduce = "sum_positive", smooth: FromZero = 0.0
 ) -> Tensor:
     """Gradient x Input: ``sum_c x_c dz/dx_c``, z the score before the softmax.
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.rules import Back, Rules, gradients_under
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 class Guided(Rules):
@@ -22,7 +23,9 @@ class Guided(Rules):
         return lambda gradient: torch.where(slope, gradient.clamp(min=0), 0)
 
 
-def guided_backprop(probe: Probe, targets: Sequence[int], *, reduce: str = "abs_max", smooth: float = 0.0) -> Tensor:
+def guided_backprop(
+    probe: Probe, targets: Sequence[int], *, reduce: Reduce = "abs_max", smooth: FromZero = 0.0
+) -> Tensor:
     """Guided backpropagation: every rectifier hands back ``g+`` where its input was positive, and 0 elsewhere.
 
     Args:

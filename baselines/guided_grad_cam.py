@@ -8,10 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps, weighted_maps
+from sise.baselines.common import (
+    Reduce,
+    attribution_maps,
+    cam_layer_of,
+    check_targets,
+    locations,
+    no_maps,
+    weighted_maps,
+)
 from sise.baselines.guided_backprop import guided_gradients
 from sise.maps import upsample
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 def guided_grad_cam(
@@ -19,8 +28,8 @@ def guided_grad_cam(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    reduce: str = "abs_max",
-    smooth: float = 0.0,
+    reduce: Reduce = "abs_max",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """Guided Grad-CAM: the signed guided gradients, each channel times the resized Grad-CAM.
 

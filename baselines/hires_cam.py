@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sise.baselines.common import gradient_cam
+from sise.baselines.common import Upsampling, gradient_cam
 from sise.probe.probe import Probe
 
 
 def hires_cam(
-    probe: Probe, targets: Sequence[int], *, layer: str | None = None, upsampling: str = "bilinear"
+    probe: Probe, targets: Sequence[int], *, layer: str | None = None, upsampling: Upsampling = "bilinear"
 ) -> Tensor:
     """HiResCAM: ``ReLU(sum_k g_k A_k)``.
 

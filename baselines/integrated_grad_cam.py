@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sise.baselines.common import cam_layer_of, check_targets, layer_gradients, no_maps, to_saliency
+from sise.baselines.common import Upsampling, cam_layer_of, check_targets, layer_gradients, no_maps, to_saliency
 from sise.errors import SuiteError
 from sise.maps import over_map
 from sise.probe.probe import Probe
+from sise.ranges import Count
 
 
 def integrated_grad_cam(
@@ -19,9 +20,9 @@ def integrated_grad_cam(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    n_steps: int = 50,
-    upsampling: str = "bilinear",
-    batch_size: int = 10,
+    n_steps: Count = 50,
+    upsampling: Upsampling = "bilinear",
+    batch_size: Count = 10,
 ) -> Tensor:
     """Integrated Grad-CAM: ``sum_i ReLU(sum_k mean(g_k(x_i)) A_k(x_i))`` with ``x_i = i / n x``, i = 0 to n - 1.
 

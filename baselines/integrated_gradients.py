@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps, tf32_as_engine
-from sise.errors import SuiteError, choose
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps, tf32_as_engine
+from sise.errors import SuiteError, WrongSetting, choose
 from sise.maps import over_map
 from sise.probe.capture import take_gradients
 from sise.probe.probe import Probe
+from sise.ranges import Count, FromTwo, one_of
 
 SHORT_TRAPEZOID = "short_trapezoid"
 METHODS = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", SHORT_TRAPEZOID)
@@ -22,12 +24,12 @@ def integrated_gradients(
     probe: Probe,
     targets: Sequence[int],
     *,
-    n_steps: int = 50,
-    method: str = "gausslegendre",
+    n_steps: FromTwo = 50,
+    method: Annotated[str, one_of(METHODS)] = "gausslegendre",
     baseline: Sequence[float] | None = None,
-    of: str = "logit",
-    reduce: str = "abs_sum",
-    batch_size: int = 50,
+    of: Annotated[str, one_of(("logit", "softmax"))] = "logit",
+    reduce: Reduce = "abs_sum",
+    batch_size: Count = 50,
 ) -> Tensor:
     """Integrated Gradients, by captum: ``sum_c |(x - x') * integral of dy/dx along the line from x' to x|``.
 
@@ -66,11 +68,11 @@ def attributions(
     probe: Probe,
     targets: Sequence[int],
     *,
-    n_steps: int = 50,
-    method: str = "gausslegendre",
+    n_steps: FromTwo = 50,
+    method: Annotated[str, one_of(METHODS)] = "gausslegendre",
     baseline: Sequence[float] | None = None,
-    of: str = "logit",
-    batch_size: int = 50,
+    of: Annotated[str, one_of(("logit", "softmax"))] = "logit",
+    batch_size: Count = 50,
 ) -> Tensor:
     """The signed attributions before any post-processing: (T, C, H, W). Arguments as above."""
     choose("quadrature method", method, METHODS)
@@ -79,7 +81,7 @@ def attributions(
         raise SuiteError(f"expected n_steps >= 2 and batch_size >= 1; got {n_steps} and {batch_size}.")
     channels = probe.image.shape[1]
     if baseline is not None and len(baseline) != channels:
-        raise SuiteError(f"baseline must be {channels} channel values or null; got {list(baseline)}.")
+        raise WrongSetting(f"baseline must be {channels} channel values or null; got {list(baseline)}.")
 
     def forward(inputs: Tensor) -> Tensor:
         scores = probe.scorer.differentiable(inputs)

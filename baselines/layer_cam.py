@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from sise.baselines.common import gradient_cam
+from sise.baselines.common import Upsampling, gradient_cam
 from sise.probe.probe import Probe
 
 
 def layer_cam(
-    probe: Probe, targets: Sequence[int], *, layer: str | None = None, upsampling: str = "bilinear"
+    probe: Probe, targets: Sequence[int], *, layer: str | None = None, upsampling: Upsampling = "bilinear"
 ) -> Tensor:
     """LayerCAM: ``ReLU(sum_k ReLU(g_k) A_k)``.
 

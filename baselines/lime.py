@@ -7,24 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.segments import coalition_confidences, segments_of
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
+from sise.ranges import FromTwo, FromZero, Positive, Seed
 
 
 def lime(
     probe: Probe,
     targets: Sequence[int],
     *,
-    n_samples: int = 1000,
-    n_segments: int = 50,
-    compactness: float = 30.0,
-    sigma: float = 1.0,
-    kernel_width: float = 0.25,
-    ridge: float = 1.0,
-    reduce: str = "sum_positive",
-    seed: int = 0,
+    n_samples: FromTwo = 1000,
+    n_segments: FromTwo = 50,
+    compactness: Positive = 30.0,
+    sigma: FromZero = 1.0,
+    kernel_width: Positive = 0.25,
+    ridge: FromZero = 1.0,
+    reduce: Reduce = "sum_positive",
+    seed: Seed = 0,
 ) -> Tensor:
     """LIME: each pixel gets the weight of its segment in a ridge regression of the confidence on the segments shown.
 

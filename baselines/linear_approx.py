@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, cam_layer_of, check_targets, no_maps
 from sise.probe.probe import Probe
+from sise.ranges import FromZero
 
 
 def linear_approx(
@@ -16,8 +17,8 @@ def linear_approx(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    reduce: str = "sum_positive",
-    smooth: float = 0.0,
+    reduce: Reduce = "sum_positive",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """Linear approximation: ``sum_k A_k dz/dA_k``, A a layer's feature maps, z the score before the softmax.
 

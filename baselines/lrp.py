@@ -7,16 +7,18 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.contrast import CONTRASTS, contrasted
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules
-from sise.errors import SuiteError, choose
+from sise.errors import SuiteError, WrongSetting, choose
 from sise.maps import over_map
 from sise.probe.probe import Probe
+from sise.ranges import FromZero, one_of
 
 Bounds = tuple[Tensor, Tensor]
 """The lowest and the highest network input, broadcastable to (1, C, H, W)."""
@@ -169,12 +171,12 @@ def lrp(
     probe: Probe,
     targets: Sequence[int],
     *,
-    composite: str = "epsilon_plus",
-    contrast: str = "none",
+    composite: Annotated[str, one_of(list(COMPOSITES))] = "epsilon_plus",
+    contrast: Annotated[str, one_of(CONTRASTS)] = "none",
     low: Sequence[float] | None = None,
     high: Sequence[float] | None = None,
-    reduce: str = "sum_positive",
-    smooth: float = 0.0,
+    reduce: Reduce = "sum_positive",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """LRP: the score z of a target, shared out layer by layer down to the pixels.
 
@@ -225,6 +227,9 @@ def bounds_of(probe: Probe, low: Sequence[float] | None = None, high: Sequence[f
     image, bounds = probe.image, []
     for name, given, own in (("low", low, image.min()), ("high", high, image.max())):
         if given is not None and len(given) != image.shape[1]:
-            raise SuiteError(f"{name} must be {image.shape[1]} channel values or null; got {list(given)}.")
+            raise WrongSetting(f"{name} must be {image.shape[1]} channel values or null; got {list(given)}.")
         bounds.append(own if given is None else over_map(torch.tensor(list(given)).to(image), image[0])[None])
+    if (bounds[0] > bounds[1]).any():
+        given = f"low={low and list(low)} and high={high and list(high)}, null being the image's own"
+        raise SuiteError(f"low must not exceed high in any channel; got {given}.")
     return bounds[0], bounds[1]

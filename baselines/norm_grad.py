@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from sise.baselines.excitation_backprop import excitation_layer
 from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
 from sise.probe.probe import Probe
+from sise.ranges import NotEmpty, one_of
 
 VIRTUAL_LAYERS = ("conv1x1", "conv3x3", "scaling", "bias")
 AGGREGATIONS = ("norm", "sum", "max", "selective")
@@ -22,9 +24,9 @@ def norm_grad(
     probe: Probe,
     targets: Sequence[int],
     *,
-    layers: Sequence[str] | None = None,
-    phase1: str = "conv1x1",
-    phase2: str = "norm",
+    layers: Annotated[Sequence[str], NotEmpty] | None = None,
+    phase1: Annotated[str, one_of(VIRTUAL_LAYERS)] = "conv1x1",
+    phase2: Annotated[str, one_of(AGGREGATIONS)] = "norm",
 ) -> Tensor:
     """NormGrad: at each place the norm of what a virtual identity layer would learn there, ``|A| |g|``.
 

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.segments import CHUNK
-from sise.errors import SuiteError
+from sise.errors import WrongSetting
 from sise.probe.probe import Probe
+from sise.ranges import ShareAboveZero
 
 
 def occlusion(
     probe: Probe,
     targets: Sequence[int],
     *,
-    window: float = 1 / 7,
-    stride: float = 1 / 14,
-    reduce: str = "sum_positive",
+    window: ShareAboveZero = 1 / 7,
+    stride: ShareAboveZero = 1 / 14,
+    reduce: Reduce = "sum_positive",
 ) -> Tensor:
     """Occlusion: each pixel gets the mean loss of confidence over the windows that cover it.
 
@@ -45,7 +46,7 @@ def occlusion(
     """
     targets = check_targets(probe, targets)
     if not 0 < stride <= window <= 1:
-        raise SuiteError(f"occlusion needs 0 < stride <= window <= 1, shares of a side; got {stride} and {window}.")
+        raise WrongSetting(f"occlusion needs 0 < stride <= window <= 1, shares of a side; got {stride} and {window}.")
     if not targets:
         return no_maps(probe)
     places = windows(probe.size, window, stride)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sise.errors import SuiteError
 from sise.maps import upsample
+from sise.ranges import FromTwo, Seed
 
 if TYPE_CHECKING:
     from sise.probe.probe import Probe
 
 
-def random(probe: Probe, targets: Sequence[int], *, cells: int | None = None, seed: int | None = None) -> Tensor:
+def random(probe: Probe, targets: Sequence[int], *, cells: FromTwo | None = None, seed: Seed | None = None) -> Tensor:
     """Uniform noise, drawn anew for every seed and target; runs no network.
 
     By default independent per pixel: then EBPG and Bbox have the mask's share of the image as their mean, as

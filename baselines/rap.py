@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps
 from sise.baselines.lrp import Bounds, bounds_of, box
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided, one_hot
 from sise.errors import SuiteError, choose
 from sise.maps import over_map
 from sise.probe.probe import Probe
+from sise.ranges import FromZero, one_of
 
 LINEAR_RULES = ("code", "conv")
 
@@ -93,10 +95,10 @@ def rap(
     probe: Probe,
     targets: Sequence[int],
     *,
-    linear_rule: str = "code",
+    linear_rule: Annotated[str, one_of(LINEAR_RULES)] = "code",
     flip: bool = False,
-    reduce: str = "sum_positive",
-    smooth: float = 0.0,
+    reduce: Reduce = "sum_positive",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """RAP: the score z of a target, propagated to the pixels so that its sum is z at every layer.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,18 +14,19 @@ from sise.baselines.common import check_targets, no_maps
 from sise.errors import SuiteError, choose
 from sise.maps import minmax, over_map, upsample
 from sise.probe.probe import Probe
+from sise.ranges import Count, Seed, ShareAboveZero, one_of
 
 
 def rise(
     probe: Probe,
     targets: Sequence[int],
     *,
-    n_masks: int = 4000,
-    cells: int = 7,
-    p: float = 0.5,
-    normalise: str = "minmax",
-    seed: int = 0,
-    chunk: int | None = None,
+    n_masks: Count = 4000,
+    cells: Count = 7,
+    p: ShareAboveZero = 0.5,
+    normalise: Annotated[str, one_of(("minmax", "raw"))] = "minmax",
+    seed: Seed = 0,
+    chunk: Count | None = None,
 ) -> Tensor:
     """RISE: ``1 / (N p) sum_n confidence(image under mask n) * mask_n``.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, cam_layer_of, check_targets, locations, no_maps
+from sise.baselines.common import Reduce, attribution_maps, cam_layer_of, check_targets, locations, no_maps
 from sise.baselines.lrp import Bounds, bounds_of
 from sise.baselines.rap import box, uniform_shift
 from sise.baselines.rules import Affine, Back, Linear, RuledGraph, Rules, divided
 from sise.errors import choose
 from sise.maps import over_map
 from sise.probe.probe import Probe
+from sise.ranges import FromZero, one_of
 
 STARTS = ("single", "relative")
 
@@ -54,10 +56,10 @@ def rsp(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    start: str = "single",
+    start: Annotated[str, one_of(STARTS)] = "single",
     threshold: float = 0.5,
-    reduce: str = "sum_positive",
-    smooth: float = 0.0,
+    reduce: Reduce = "sum_positive",
+    smooth: FromZero = 0.0,
 ) -> Tensor:
     """RSP: each channel's class activation at a layer, ``mean(dz/dA_k) A_k``, propagated down to the pixels.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from sise.baselines.common import attribution_maps, check_targets, no_maps, noisy_copies, tf32_as_engine
+from sise.baselines.common import Reduce, attribution_maps, check_targets, no_maps, noisy_copies, tf32_as_engine
 from sise.errors import SuiteError, choose
 from sise.probe.capture import take_gradients
 from sise.probe.probe import Probe
+from sise.ranges import Count, FromZero, Seed, one_of
 
 KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -19,14 +21,14 @@ def smooth_grad(
     probe: Probe,
     targets: Sequence[int],
     *,
-    n: int = 50,
-    noise: float = 0.15,
-    nt_type: str = "smoothgrad",
+    n: Count = 50,
+    noise: FromZero = 0.15,
+    nt_type: Annotated[str, one_of(KINDS)] = "smoothgrad",
     abs_first: bool = False,
-    reduce: str = "abs_max",
-    smooth: float = 0.0,
-    batch_size: int = 25,
-    seed: int = 0,
+    reduce: Reduce = "abs_max",
+    smooth: FromZero = 0.0,
+    batch_size: Count = 25,
+    seed: Seed = 0,
 ) -> Tensor:
     """SmoothGrad: the mean over n noisy copies of the image of ``dz/dx``, z the score before the softmax.
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sise.baselines.common import (
+    Upsampling,
     cam_layer_of,
     check_targets,
     layer_gradients,
@@ -21,6 +22,7 @@ from sise.baselines.rules import divided
 from sise.errors import SuiteError
 from sise.maps import over_map
 from sise.probe.probe import Probe
+from sise.ranges import Count, FromZero, Seed
 
 
 def smooth_grad_cam_pp(
@@ -28,10 +30,10 @@ def smooth_grad_cam_pp(
     targets: Sequence[int],
     *,
     layer: str | None = None,
-    n: int = 4,
-    noise: float = 0.3,
-    upsampling: str = "bilinear",
-    seed: int = 0,
+    n: Count = 4,
+    noise: FromZero = 0.3,
+    upsampling: Upsampling = "bilinear",
+    seed: Seed = 0,
 ) -> Tensor:
     """Smooth Grad-CAM++: ``ReLU(sum_k w_k A_k)``, w of the means over noisy copies of g, g^2 and g^3.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from sise.baselines.grad_cam_pp import alpha_weights
 from sise.errors import SuiteError, choose
 from sise.maps import minmax, upsample
 from sise.probe.probe import Probe
+from sise.ranges import Count, FromZero, Positive, Range, ShareAboveZero, one_of
 
 BASES = ("grad_cam", "grad_cam_pp", "hires_cam")
 
@@ -21,15 +23,15 @@ def ucag(
     probe: Probe,
     targets: Sequence[int],
     *,
-    base: str = "grad_cam",
+    base: Annotated[str, one_of(BASES)] = "grad_cam",
     layer: str | None = None,
-    patches: int = 6,
-    crop: float = 124 / 224,
-    enlarge: float = 2.6,
+    patches: Count = 6,
+    crop: ShareAboveZero = 124 / 224,
+    enlarge: Positive = 2.6,
     weighted: bool = True,
-    count_offset: int = 1,
-    sigma: float = 3.0,
-    batch_size: int = 6,
+    count_offset: Annotated[int, Range("0 or 1", lambda offset: offset in (0, 1))] = 1,
+    sigma: FromZero = 3.0,
+    batch_size: Count = 6,
 ) -> Tensor:
     """UCAG: patches of the image, each enlarged and explained by a CAM, weighted and averaged where they overlap.
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sise.baselines.common import gradient_cam, locations, weighted_maps
+from sise.baselines.common import Upsampling, gradient_cam, locations, weighted_maps
 from sise.probe.probe import Probe
 
 
 def xgrad_cam(
-    probe: Probe, targets: Sequence[int], *, layer: str | None = None, upsampling: str = "bilinear"
+    probe: Probe, targets: Sequence[int], *, layer: str | None = None, upsampling: Upsampling = "bilinear"
 ) -> Tensor:
     """XGrad-CAM: ``ReLU(sum_k w_k A_k)`` with ``w_k = sum g_k A_k / (sum A_k + 1e-7)``, sums over places.
 

@@ -18,6 +18,7 @@ from sise.metrics.checks import finite_map, map_of_image
 from sise.metrics.removals import pearson
 from sise.metrics.road import road
 from sise.metrics.sparseness import complexity
+from sise.ranges import Count, FromZero, Seed, Shares
 from sise.scoring import Segment
 from sise.types import Value
 
@@ -34,9 +35,9 @@ def max_sensitivity(
     target: int,
     saliency: Tensor,
     *,
-    radius: float = 0.02,
-    samples: int = 4,
-    seed: int = 0,
+    radius: FromZero = 0.02,
+    samples: Count = 4,
+    seed: Seed = 0,
 ) -> float:
     """Max-sensitivity: the largest relative change of the map, ‖Φ(x + δ) − Φ(x)‖ / ‖Φ(x)‖, over small random δ.
 
@@ -142,8 +143,8 @@ def arcc(
     target: int,
     saliency: Tensor,
     *,
-    shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
-    noise: float = 0.01,
+    shares: Shares = (0.2, 0.4, 0.6, 0.8),
+    noise: FromZero = 0.01,
 ) -> float:
     """ARCC: ADCC with ROAD in the place of the average drop, doubled and cut to [0, 1].
 

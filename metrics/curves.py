@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sise.errors import SuiteError
+from sise.errors import SuiteError, WrongSetting
 from sise.metrics.checks import by_value, map_of_image, pixel_count
 from sise.metrics.passes import plan_of
+from sise.ranges import Count, OddCount, Percents, Positive
 from sise.scoring import Segment
 
 if TYPE_CHECKING:
     from sise.probe.probe import Probe
 
 
-def deletion(probe: Probe, target: int, saliency: Tensor, *, step: int | None = None, rows: int = 1) -> float:
+def deletion(probe: Probe, target: int, saliency: Tensor, *, step: Count | None = None, rows: Count = 1) -> float:
     """Deletion: area under the target's confidence while the most salient pixels are set to zero network input.
 
     Lower is better. From the whole image to an empty one, ``step`` pixels at a time. Known weakness: half-empty images
@@ -59,10 +60,10 @@ def insertion(
     target: int,
     saliency: Tensor,
     *,
-    step: int | None = None,
-    rows: int = 1,
-    kernel_size: int = 11,
-    sigma: float = 5.0,
+    step: Count | None = None,
+    rows: Count = 1,
+    kernel_size: OddCount = 11,
+    sigma: Positive = 5.0,
 ) -> float:
     """Insertion: area under the target's confidence while the most salient pixels replace those of a blurred image.
 
@@ -120,11 +121,11 @@ def blurred(probe: Probe, kernel_size: int, sigma: float) -> Tensor:
     from torchvision.transforms.functional import gaussian_blur
 
     if min(probe.size) <= kernel_size // 2:
-        raise SuiteError(f"kernel_size={kernel_size} is too wide to blur an image of {tuple(probe.size)} pixels")
+        raise WrongSetting(f"kernel_size={kernel_size} is too wide to blur an image of {tuple(probe.size)} pixels")
     return gaussian_blur(probe.image, kernel_size=kernel_size, sigma=sigma)
 
 
-def region_insertion(probe: Probe, target: int, saliency: Tensor, *, percents: int = 20) -> float:
+def region_insertion(probe: Probe, target: int, saliency: Tensor, *, percents: Percents = 20) -> float:
     """Region insertion: how often the target is the best class while its most salient pixels alone are shown.
 
     Interpretation: the talk that prints this metric does not define it. Its areas exceed 1, so they are read as sums

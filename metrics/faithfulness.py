@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sise.errors import SuiteError, choose
 from sise.metrics.checks import by_value, finite_map, map_of_image, pixel_count, unwrapped
+from sise.ranges import Share
 from sise.types import Value
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Rule = Literal["above", "exact"]
 Precision = Literal["float64", "float32"]
 
 
-def keep_mask(saliency: Tensor, *, fraction: float = 0.15, rule: Rule = "above") -> Tensor:
+def keep_mask(saliency: Tensor, *, fraction: Share = 0.15, rule: Rule = "above") -> Tensor:
     """The pixels that stay (E8), n = int(fraction · pixels) of them if no values are tied.
 
     Args:
@@ -69,7 +70,7 @@ def confidences(
     target: int,
     saliency: Tensor,
     *,
-    fraction: float = 0.15,
+    fraction: Share = 0.15,
     rule: Rule = "above",
     precision: Precision = "float64",
 ) -> tuple[float, float]:
@@ -112,7 +113,7 @@ def drop(
     target: int,
     saliency: Tensor,
     *,
-    fraction: float = 0.15,
+    fraction: Share = 0.15,
     rule: Rule = "above",
     precision: Precision = "float64",
 ) -> float:
@@ -146,7 +147,7 @@ def increase(
     target: int,
     saliency: Tensor,
     *,
-    fraction: float = 0.15,
+    fraction: Share = 0.15,
     rule: Rule = "above",
     precision: Precision = "float64",
 ) -> float:
@@ -177,7 +178,7 @@ def average_gain(
     target: int,
     saliency: Tensor,
     *,
-    fraction: float = 0.15,
+    fraction: Share = 0.15,
     rule: Rule = "above",
     precision: Precision = "float64",
 ) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sise.errors import SuiteError, choose
 from sise.metrics.checks import by_value, map_and_mask, pixel_count
+from sise.ranges import Share
 from sise.types import Value
 
 Normalise = Literal["minmax", "raw"]
@@ -77,7 +78,7 @@ def ebpg(saliency: Tensor, mask: Tensor, *, normalise: Normalise = "minmax", zer
     return value
 
 
-def miou(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties = "expected") -> float:
+def miou(saliency: Tensor, mask: Tensor, *, fraction: Share = 0.20, ties: Ties = "expected") -> float:
     """Intersection over union of the mask and the n = int(fraction · H · W) most salient pixels (E5).
 
     One pair's IoU; the mean over pairs is the tables' mIoU. Where equal values straddle rank n, the set of
@@ -118,7 +119,7 @@ def miou(saliency: Tensor, mask: Tensor, *, fraction: float = 0.20, ties: Ties =
     return Value(value, "fraction of less than one pixel" if mask.any() else "empty mask")
 
 
-def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mask: float | None = None) -> float | None:
+def bbox(saliency: Tensor, mask: Tensor, *, ties: Ties = "expected", largest_mask: Share | None = None) -> float | None:
     """Share of the mask's N pixels among the N most salient pixels (E6).
 
     Where equal values straddle rank N, ``expected`` is the mean over all ways to complete the top N: (hits

@@ -20,6 +20,7 @@ from sise.errors import SuiteError
 from sise.metrics.checks import map_of_image, pixel_count
 from sise.metrics.curves import curve, over_maps
 from sise.metrics.passes import plan_of
+from sise.ranges import Count, Seed, Share
 from sise.scoring import Segment
 
 if TYPE_CHECKING:
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 
 def morf(
-    probe: Probe, target: int, saliency: Tensor, *, cell: int = 16, steps: int = 14, share: float = 1.0, seed: int = 0
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    cell: Count = 16,
+    steps: Count = 14,
+    share: Share = 1.0,
+    seed: Seed = 0,
 ) -> float:
     """MoRF: the mean loss of confidence, f(x) − f(x after k steps) over k = 0 to ``steps``, most relevant cells first.
 
@@ -53,7 +61,14 @@ def morf(
 
 
 def lerf(
-    probe: Probe, target: int, saliency: Tensor, *, cell: int = 16, steps: int = 14, share: float = 1.0, seed: int = 0
+    probe: Probe,
+    target: int,
+    saliency: Tensor,
+    *,
+    cell: Count = 16,
+    steps: Count = 14,
+    share: Share = 1.0,
+    seed: Seed = 0,
 ) -> float:
     """LeRF: the same with the least relevant cells first.
 

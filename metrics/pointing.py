@@ -19,12 +19,13 @@ from torch import Tensor
 from sise.errors import SuiteError, choose
 from sise.maps import upsample
 from sise.metrics.checks import finite_map
+from sise.ranges import Positive
 from sise.types import Value
 
 Ties = Literal["first", "middle"]
 
 
-def pointing(saliency: Tensor, mask: Tensor, *, tolerance: float = 15.0, ties: Ties = "first") -> float:
+def pointing(saliency: Tensor, mask: Tensor, *, tolerance: Positive = 15.0, ties: Ties = "first") -> float:
     """Pointing game: 1 if a pixel of the mask is strictly nearer than ``tolerance`` to the map's maximum, else 0.
 
     The map is resized bilinearly (``align_corners=False``) to the mask's size first. TorchRay resizes each map once,
@@ -79,7 +80,7 @@ def point(saliency: Tensor, size: tuple[int, int], ties: Ties = "first") -> tupl
     return column, row
 
 
-def hits(mask: Tensor, place: tuple[float, float], tolerance: float = 15.0) -> bool:
+def hits(mask: Tensor, place: tuple[float, float], tolerance: Positive = 15.0) -> bool:
     """Whether a (H, W) bool mask has a pixel strictly nearer than ``tolerance`` to a place (x, y)."""
     x, y = place
     top, left = max(0, math.floor(y - tolerance)), max(0, math.floor(x - tolerance))

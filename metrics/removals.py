@@ -18,6 +18,7 @@ from sise.errors import SuiteError
 from sise.metrics.checks import map_of_image
 from sise.metrics.passes import plan_of
 from sise.metrics.perturbation import cells
+from sise.ranges import Count, FromTwo, Seed, Shares
 from sise.scoring import Segment
 from sise.types import Value
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sise.probe.probe import Probe
 
 
-def infidelity(probe: Probe, target: int, saliency: Tensor, *, samples: int = 64, seed: int = 0) -> float:
+def infidelity(probe: Probe, target: int, saliency: Tensor, *, samples: Count = 64, seed: Seed = 0) -> float:
     """Infidelity: the mean squared difference between the map's sum over a square and the loss when it is removed.
 
     Lower is better. The sums are scaled by the factor that makes the value least, since a saliency map has no unit.
@@ -87,10 +88,10 @@ def sensitivity_n(
     target: int,
     saliency: Tensor,
     *,
-    cell: int = 16,
-    shares: Sequence[float] = (0.02, 0.1, 0.3),
-    samples: int = 32,
-    seed: int = 0,
+    cell: Count = 16,
+    shares: Shares = (0.02, 0.1, 0.3),
+    samples: FromTwo = 32,
+    seed: Seed = 0,
 ) -> float:
     """Sensitivity-n: the correlation between the map's sum over n random cells and the loss when they are removed.
 

@@ -9,7 +9,6 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from sise.errors import SuiteError
 from sise.metrics.checks import pixel_count
 from sise.metrics.curves import ranks
+from sise.ranges import FromZero, Seed, Shares
 from sise.scoring import Segment
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def road(
     target: int,
     saliency: Tensor,
     *,
-    shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
-    noise: float = 0.01,
-    seed: int = 0,
+    shares: Shares = (0.2, 0.4, 0.6, 0.8),
+    noise: FromZero = 0.01,
+    seed: Seed = 0,
 ) -> float:
     """ROAD, combined: half the mean difference in confidence, least salient pixels removed − most salient ones removed.
 
@@ -78,7 +78,7 @@ def road(
     return float((confidences[:, 0] - confidences[:, 1]).mean()) / 2
 
 
-def impute(image: Tensor, removed: Tensor, *, noise: float = 0.01, seed: int = 0) -> Tensor:
+def impute(image: Tensor, removed: Tensor, *, noise: FromZero = 0.01, seed: Seed = 0) -> Tensor:
     """Noisy linear imputation: removed pixels become the weighted mean of their neighbours, plus noise.
 
     Args:

@@ -25,8 +25,12 @@ class SuiteError(Exception):
         self.about, self.found, self.fix, self.setting = about, found, fix, setting
 
 
-class UnknownName(SuiteError):
-    """A setting has a value that there is not: no sample's fault, so nothing to go on with."""
+class WrongSetting(SuiteError):
+    """A setting that fits no image: no sample's fault, so nothing to go on with."""
+
+
+class UnknownName(WrongSetting):
+    """A setting has a value that there is not."""
 
 
 def choose(name: str, value: T, known: Sequence[T]) -> T:

@@ -13,33 +13,35 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sise.choices import ADAPTIVE_RULES, ESTIMATORS, MASK_RULES, SCORES, SELECTIONS
-from sise.errors import SuiteError, choose
+from sise.choices import ADAPTIVE_RULES, ESTIMATORS, GATES, MASK_RULES, SCORES, SELECTIONS
+from sise.errors import SuiteError, WrongSetting, choose
 from sise.fusion import fuse
 from sise.maps import minmax, over_map, upsample, upsampled_sums
 from sise.otsu import Threshold, adaptive_threshold
 from sise.probe.probe import EPSILON, Probe
+from sise.ranges import NotEmpty, Positive, Share, one_of
 
 
 def sise(
     probe: Probe,
     targets: Sequence[int],
     *,
-    mu: float = 0.0,
-    layers: Sequence[str | int] | None = None,
-    mask: str = "bilinear",
-    contribution: str = "mask_size",
-    gate: str = "otsu_soft",
-    temperature: float = 100.0,
-    empty: str = "skip",
+    mu: Share = 0.0,
+    layers: Annotated[Sequence[str | int], NotEmpty] | None = None,
+    mask: Annotated[str, one_of(MASK_RULES)] = "bilinear",
+    contribution: Annotated[str, one_of(("mask_size", "none"))] = "mask_size",
+    gate: Annotated[str, one_of(GATES)] = "otsu_soft",
+    temperature: Positive = 100.0,
+    empty: Annotated[str, one_of(("skip", "zero", "nan"))] = "skip",
     normalise: bool = True,
-    selection: str = "gradient",
-    score: str = "confidence",
+    selection: Annotated[str, one_of(SELECTIONS)] = "gradient",
+    score: Annotated[str, one_of(SCORES)] = "confidence",
 ) -> Tensor:
     """Semantic Input Sampling for Explanation.
 
@@ -92,15 +94,15 @@ def ada_sise(
     probe: Probe,
     targets: Sequence[int],
     *,
-    rule: str = "otsu_positive",
-    estimator: str = "exact",
+    rule: Annotated[str, one_of(ADAPTIVE_RULES)] = "otsu_positive",
+    estimator: Annotated[str, one_of(ESTIMATORS)] = "exact",
     inclusive: bool = False,
-    layers: Sequence[str | int] | None = None,
-    mask: str = "bilinear",
-    contribution: str = "mask_size",
-    gate: str = "otsu_soft",
-    temperature: float = 100.0,
-    empty: str = "skip",
+    layers: Annotated[Sequence[str | int], NotEmpty] | None = None,
+    mask: Annotated[str, one_of(MASK_RULES)] = "bilinear",
+    contribution: Annotated[str, one_of(("mask_size", "none"))] = "mask_size",
+    gate: Annotated[str, one_of(GATES)] = "otsu_soft",
+    temperature: Positive = 100.0,
+    empty: Annotated[str, one_of(("skip", "zero", "nan"))] = "skip",
     normalise: bool = True,
 ) -> Tensor:
     """Adaptive SISE: the threshold of each layer is found from its gradient scores.
@@ -153,8 +155,8 @@ def _explain(
     temperature: float,
     empty: str,
     normalise: bool,
-    selection: str = "gradient",
-    score: str = "confidence",
+    selection: Annotated[str, one_of(SELECTIONS)] = "gradient",
+    score: Annotated[str, one_of(SCORES)] = "confidence",
 ) -> Tensor:
     """The four phases, for all targets at once: one stream of masked passes over the union of their selections."""
     choose("mask", mask, MASK_RULES)
@@ -206,7 +208,7 @@ def layer_names(layers: Sequence[str | int], own: Sequence[str]) -> tuple[str, .
     """
     for layer in layers:
         if isinstance(layer, int) and not -len(own) <= layer < len(own):
-            raise SuiteError(
+            raise WrongSetting(
                 f"there is no layer at position {layer}: the probe has {len(own)} layers "
                 f"({', '.join(own) or 'none'}), low to high from 0, or from -1 downwards."
             )
@@ -267,9 +269,9 @@ def visualize(
     layer: str,
     targets: Sequence[int],
     selected: Tensor,
-    mask: str = "bilinear",
-    contribution: str = "mask_size",
-    score: str = "confidence",
+    mask: Annotated[str, one_of(MASK_RULES)] = "bilinear",
+    contribution: Annotated[str, one_of(("mask_size", "none"))] = "mask_size",
+    score: Annotated[str, one_of(SCORES)] = "confidence",
 ) -> list[Tensor | None]:
     """Visualization maps of one layer: masks weighted by the confidence they leave (eqs. 2, 3, 12).
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
+import math
 import sys
 import types
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
-from sise.errors import SuiteError
+from sise.errors import SuiteError, choose
 
 
 def check_arguments(what: str, function: Callable[..., Any], given: int) -> None:
@@ -31,25 +32,29 @@ def check_arguments(what: str, function: Callable[..., Any], given: int) -> None
         raise SuiteError(f"{what}: {error}; it takes {', '.join(signature.parameters)}") from error
     for name, value in partial.keywords.items():
         kind = _annotation(partial.func, name)
+        if isinstance(value, str) and (names := _names(kind)):
+            choose(f"{name} of {what}", value, names)
         if not _fits(value, kind):
             raise SuiteError(f"{what}: expected {name} to be {_in_words(kind)}; got {name}={value!r}")
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
-    """The type that a function of the suite declares of an argument; Any where it is not known."""
+    """The type, and the range, that a function of the suite declares of an argument; Any where it is not known."""
     declared = getattr(function, "__annotations__", {}).get(name, Any)
     if not getattr(function, "__module__", "").startswith("sise."):
         return Any  # what a user's hints mean is the user's
     held = types.SimpleNamespace(__annotations__={name: declared})
     try:
-        return typing.get_type_hints(held, vars(sys.modules[function.__module__]))[name]
+        return typing.get_type_hints(held, vars(sys.modules[function.__module__]), include_extras=True)[name]
     except NameError:  # imported for type checkers only
         return Any
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a setting is of a declared type; True of types that settings do not have."""
+    """Whether a setting is of a declared type and in its range; True of types that settings do not have."""
     inner = typing.get_args(kind)
+    if typing.get_origin(kind) is Annotated:
+        return _fits(value, inner[0]) and all(inside.holds(value) for inside in inner[1:])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(_fits(value, one) for one in inner)
     if typing.get_origin(kind) is typing.Literal:
@@ -58,12 +63,32 @@ def _fits(value: Any, kind: Any) -> bool:
         return value is None
     if kind in (int, float, bool, str):
         accepted = {int: int, float: int | float, bool: bool, str: str}[kind]
-        return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)) and value == value
+        return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)) and _finite(value)
     if typing.get_origin(kind) is collections.abc.Sequence:
         listed = isinstance(value, collections.abc.Sequence) and not isinstance(value, str)
         return listed and all(_fits(one, inner[0]) for one in value)
     return True
 
 
+def _names(kind: Any) -> Sequence[str]:
+    """What a setting of names may be; nothing of others."""
+    ranges = getattr(kind, "__metadata__", ())
+    return next((inside.names for inside in ranges if inside.names), ())
+
+
+def _finite(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _in_words(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("collections.abc.", "")
+    if typing.get_origin(kind) is Annotated:
+        return " ".join([_in_words(kind.__origin__), *(inside.words for inside in kind.__metadata__)])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " | ".join(_in_words(one) for one in typing.get_args(kind))
+    if kind is type(None):
+        return "null"
+    return (
+        kind.__name__
+        if isinstance(kind, type) and not typing.get_args(kind)
+        else str(kind).replace("collections.abc.", "")
+    )

@@ -51,7 +51,7 @@ from sise.benchmark.run.reading import ReadAhead
 from sise.benchmark.run.scoring import make_record, remember_faithfulness_passes
 from sise.benchmark.run.shards import EVERYTHING, Shard, choose_device
 from sise.benchmark.terminal import Progress, message
-from sise.errors import SuiteError, UnknownName
+from sise.errors import SuiteError, WrongSetting
 from sise.probe.probe import Probe
 from sise.scoring import Scorer
 from sise.torch_state import usual_defaults
@@ -172,7 +172,7 @@ def _run_group(cells: list[Cell], limit: int | None, shard: Shard, place: str, i
             try:
                 seen = reader.next(image_id)
                 probe = probe_of(cells[0], seen, scorer, device)
-            except UnknownName:
+            except WrongSetting:
                 raise
             except Exception as error:
                 for cell in needing:
@@ -254,7 +254,7 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress, i
             saliency, costs = maps_of(cell, sample.image_id, probe, targets)
         except WeightsChanged:
             raise
-        except UnknownName as error:  # a setting, not this image, is wrong
+        except WrongSetting as error:  # a setting, not this image, is wrong
             with _problems_of([cell]):
                 raise error
             continue
@@ -271,6 +271,10 @@ def _run_image(cells: list[Cell], sample: Sample, probe: Probe, bar: Progress, i
             with only_read(probe, saliency, metric_names(cell.cfg.metrics)):
                 maps = zip(targets, saliency, strict=True)
                 records = [make_record(cell, pairs, t, s, costs) for t, s in maps]
+        except WrongSetting as error:
+            with _problems_of([cell]):
+                raise error
+            continue
         except Exception as error:
             failed += _save_failures(cell, sample.image_id, targets, error)
             continue

@@ -58,7 +58,7 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
     least = 0 if config_name in ("evaluate", "status") else 1
     rules: dict[str, tuple[str, Callable[[object], bool]]] = {
         "limit": (f"null or a whole number from {least}", lambda v: v is None or _whole(v, least)),
-        "seed": ("a whole number from 0", lambda v: _whole(v, 0)),
+        "seed": ("a whole number from 0 to 2^63 - 1", lambda v: _whole(v, 0) and int(str(v)) < 2**63),
         "top": ("a whole number from 0", lambda v: _whole(v, 0)),
         "variant": (
             "a name of letters, digits and . _ - that begins with a letter or digit",

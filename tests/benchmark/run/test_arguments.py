@@ -8,31 +8,87 @@ from functools import partial
 import pytest
 
 from sise.baselines.extremal_perturbation import extremal_perturbation
+from sise.baselines.lime import lime
 from sise.baselines.rise import rise
 from sise.benchmark.run import arguments
 from sise.benchmark.run.arguments import check_arguments
-from sise.errors import SuiteError, choose
+from sise.errors import SuiteError, UnknownName, choose
 from sise.method import sise
+from sise.metrics.consistency import max_sensitivity
+from sise.metrics.curves import deletion, insertion, region_insertion
+from sise.metrics.faithfulness import average_gain, drop, increase
+from sise.metrics.localization import bbox, ebpg, miou
+from sise.metrics.perturbation import lerf, morf
+from sise.metrics.pointing import pointing
+from sise.metrics.regions import threshold_iou
+from sise.metrics.removals import infidelity, sensitivity_n
+from sise.metrics.road import road
 from sise.registry import explainer_of, explainers
 
 
 @pytest.mark.parametrize(
     ("function", "given", "said"),
     [
-        (rise, {"n_masks": 1.5}, "expected n_masks to be int; got n_masks=1.5"),
-        (rise, {"n_masks": None}, "expected n_masks to be int; got n_masks=None"),
+        (rise, {"n_masks": 1.5}, "expected n_masks to be int from 1; got n_masks=1.5"),
+        (rise, {"n_masks": None}, "expected n_masks to be int from 1; got n_masks=None"),
         (rise, {"n_masks": True}, "got n_masks=True"),
-        (rise, {"p": "0.5"}, "expected p to be float; got p='0.5'"),
-        (sise, {"layers": "stage1"}, r"expected layers to be Sequence\[str | int\] | None; got layers='stage1'"),
+        (rise, {"p": "0.5"}, "expected p to be float above 0 and up to 1; got p='0.5'"),
+        (sise, {"layers": "stage1"}, r"expected layers to be Sequence\[.*int\] with at least one value \| null; got"),
         (sise, {"normalise": 1}, "expected normalise to be bool"),
-        (sise, {"temperature": float("nan")}, "expected temperature to be float; got temperature=nan"),
+        (sise, {"temperature": float("nan")}, "expected temperature to be float above 0; got temperature=nan"),
         (extremal_perturbation, {"areas": [0.1, "x"]}, r"expected areas to be Sequence\[float\]"),
+        (rise, {"n_masks": 0}, "expected n_masks to be int from 1; got n_masks=0"),
+        (rise, {"p": 0}, "expected p to be float above 0 and up to 1; got p=0"),
+        (rise, {"chunk": -1}, "expected chunk to be int from 1 | null; got chunk=-1"),
+        (rise, {"seed": 2**63}, "expected seed to be int from 0 to"),
+        (sise, {"mu": 2}, "expected mu to be float from 0 to 1; got mu=2"),
+        (sise, {"temperature": float("inf")}, "expected temperature to be float above 0; got temperature=inf"),
+        (sise, {"layers": []}, "with at least one value"),
+        (extremal_perturbation, {"areas": [0.1, 1]}, "each strictly between 0 and 1"),
+        (extremal_perturbation, {"max_iter": 0}, "expected max_iter to be int from 1; got max_iter=0"),
         (rise, {"banana": 1}, "got an unexpected keyword argument 'banana'; it takes probe, targets, n_masks"),
     ],
 )
 def test_a_setting_of_another_type_is_refused(function, given, said):
     with pytest.raises(SuiteError, match=f"^explainer=x: .*{said}"):
         check_arguments("explainer=x", partial(function, **given), 2)
+
+
+def test_a_name_that_there_is_not_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown reduce of explainer=lime 'sum_sign'; .* Did you mean 'sum_signed'"):
+        check_arguments("explainer=lime", partial(lime, reduce="sum_sign"), 2)
+
+
+ANY = {"shift", "threshold", "layer", "baseline", "baselines", "low", "high", "gammas"}
+"""Numbers without a range, and what only the image or the network can tell."""
+METRICS = [average_gain, bbox, deletion, drop, ebpg, increase, infidelity, insertion, lerf, max_sensitivity, miou, morf,
+           pointing, region_insertion, road, sensitivity_n, threshold_iou]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", [*map(explainer_of, explainers()), *METRICS], ids=lambda f: f.__name__)
+def test_every_number_and_name_that_is_an_option_has_a_range(function):
+    options = list(inspect.signature(function).parameters.values())
+    given = sum(option.kind is not option.KEYWORD_ONLY for option in options)
+    for option in options[given:]:
+        if option.name not in ANY and not isinstance(option.default, bool):
+            for wrong in (-7, float("inf"), "banana", []):
+                with pytest.raises(
+                    SuiteError, match=rf"expected {option.name} to be|unknown {option.name} of x 'banana'"
+                ):
+                    check_arguments("x", partial(function, **{option.name: wrong}), given)
+
+
+def test_settings_of_metrics_have_ranges_too():
+    for metric, wrong in (
+        (pointing, {"tolerance": -1}),
+        (insertion, {"kernel_size": 10}),
+        (sensitivity_n, {"samples": 1}),
+        (region_insertion, {"percents": 101}),
+        (drop, {"fraction": 1.5}),
+        (bbox, {"largest_mask": 33}),
+    ):
+        with pytest.raises(SuiteError, match=rf"^metric x: expected {next(iter(wrong))} to be .*got"):
+            check_arguments("metric x", partial(metric, **wrong), 2 if metric in (pointing, bbox) else 3)
 
 
 def test_what_fits_is_accepted_and_hints_of_users_are_theirs():

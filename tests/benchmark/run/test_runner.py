@@ -535,6 +535,22 @@ def test_settings_that_fit_nothing_are_refused_before_the_first_image(config, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["explainer=occlusion", "explainer.call.stride=0.5"], "occlusion needs 0 < stride <= window"),
+        (["explainer=sise", "explainer.call.layers=[7]"], "no layer at position 7"),
+        (["explainer=uniform", "metrics=curves", "metrics.blur_size=101"], "kernel_size=101 is too wide"),
+        (["explainer=uniform", "metrics=watermark"], "expected a region 'watermark'"),
+    ],
+)
+def test_settings_that_fit_no_image_keep_no_failed_record(config, overrides, message):
+    cells = run_cells.make_cells([config(*overrides)])
+    with pytest.raises(SuiteError, match=message):
+        runner.run(cells)
+    assert not cells[0].failures and not cells[0].folder.read()
+
+
 def test_mnist1d_says_that_it_has_no_regions():
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         assert compose("evaluate", ["dataset=mnist1d"]).dataset.masks is False
