@@ -230,6 +230,7 @@ def bounds_of(probe: Probe, low: Sequence[float] | None = None, high: Sequence[f
             raise WrongSetting(f"{name} must be {image.shape[1]} channel values or null; got {list(given)}.")
         bounds.append(own if given is None else over_map(torch.tensor(list(given)).to(image), image[0])[None])
     if (bounds[0] > bounds[1]).any():
-        given = f"low={low and list(low)} and high={high and list(high)}, null being the image's own"
-        raise SuiteError(f"low must not exceed high in any channel; got {given}.")
+        raise SuiteError(
+            f"low must not exceed high in any channel; got {low=} and {high=}, of which null is the image's own."
+        )
     return bounds[0], bounds[1]

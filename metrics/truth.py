@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sise.errors import WrongSetting
+from sise.errors import SuiteError
 from sise.metrics.checks import map_and_mask, map_of_image
 from sise.types import Value
 
@@ -135,7 +135,7 @@ def region_of(probe: Probe, target: int, region: str) -> Tensor:
         return probe.ground_truth[target]
     if region not in probe.regions:
         known = [*([OBJECT] if probe.ground_truth is not None else []), *probe.regions]
-        raise WrongSetting(
+        raise SuiteError(
             f"expected a region {region!r} of the image, its data set gives {', '.join(known) or 'none'}; metrics of "
             "the watermark are for dataset=hans"
         )

@@ -86,6 +86,9 @@ def _connect_to_nothing(number: int) -> None:
         os.close(nothing)
 
 
+NOT_FOUND = "Error locating target"
+
+
 def message(error: BaseException) -> str:
     """What a user needs to know of an error: the suite's own message, where Hydra wrapped it; of a file, which."""
     if isinstance(error, OSError) and error.filename is not None:
@@ -93,6 +96,11 @@ def message(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, SuiteError):
         cause = cause.__cause__
+    if cause is None and str(error).startswith(NOT_FOUND):  # Hydra keeps the reason behind it
+        reason = error.__cause__
+        while reason is not None and reason.__cause__ is not None:
+            reason = reason.__cause__
+        return f"{str(error).split(',')[0]}: {type(reason).__name__}: {reason}" if reason else str(error)
     return str(cause or error)
 
 

@@ -19,6 +19,7 @@ from sise.benchmark import invocation
 from sise.benchmark.figures.cascade import visualization_maps
 from sise.benchmark.records.provenance import provenance
 from sise.benchmark.run import probing, shards
+from sise.benchmark.run.arguments import check_arguments
 from sise.benchmark.run.cells import Cell
 from sise.benchmark.run.left_behind import WeightsChanged, nothing_left_behind
 from sise.benchmark.terminal import Progress
@@ -133,7 +134,8 @@ class Explaining:
         configs: One per explainer, from :func:`compose_explainers`; network and protocol are those of the first.
 
     Raises:
-        SuiteError: If the network cannot be made, sees no images, has no layers or not those named.
+        SuiteError: If the network cannot be made, sees no images, has no layers or not those named, or an explainer
+            does not take what the settings give it.
     """
 
     def __init__(self, configs: Sequence[DictConfig]) -> None:
@@ -148,6 +150,8 @@ class Explaining:
             )
         self.input: ImagePreprocess = self.model.preprocess
         self.cells = [Cell(cfg, OwnImages(), self.model) for cfg in configs]
+        for cell in self.cells:
+            check_arguments(f"explainer={cell.cfg.explainer.name}", cell.explainer, 2)
         self.device = shards.choose_device(self.cfg.device)
         self.network = self.model.network.to(self.device)
         self.note = provenance("other data", self.device)

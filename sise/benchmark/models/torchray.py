@@ -98,7 +98,7 @@ def torchray(
     *,
     weights: str | os.PathLike | None = None,
     allow_other_weights: bool = False,
-    fully_convolutional: bool = False,
+    fully_convolutional: bool | None = False,
     pool: str = "mean",
     layers: Sequence[str] | None = None,
     cam_layer: str | None = None,
@@ -235,7 +235,7 @@ def _is_official(path: Path, arch: str, trained_on: str, allow_other: bool) -> b
 def _shapes_model(
     arch: str,
     weights: str | os.PathLike | None,
-    fully_convolutional: bool,
+    fully_convolutional: bool | None,
     preprocessing: Preprocessing,
     common: dict[str, Any],
 ) -> Model:

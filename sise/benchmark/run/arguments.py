@@ -1,4 +1,4 @@
-"""Whether explainers and metrics take what the settings give them, known before the first image."""
+"""Whether explainers, metrics, data sets and networks take what they are given, known before the first image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sise.errors import SuiteError, choose
 
@@ -31,11 +35,35 @@ def check_arguments(what: str, function: Callable[..., Any], given: int) -> None
     except TypeError as error:
         raise SuiteError(f"{what}: {error}; it takes {', '.join(signature.parameters)}") from error
     for name, value in partial.keywords.items():
-        kind = _annotation(partial.func, name)
-        if isinstance(value, str) and (names := _names(kind)):
-            choose(f"{name} of {what}", value, names)
-        if not _fits(value, kind):
-            raise SuiteError(f"{what}: expected {name} to be {_in_words(kind)}; got {name}={value!r}")
+        _check(what, partial.func, name, value)
+
+
+def check_loader(what: str, node: DictConfig) -> None:
+    """Whether what makes a data set or a network takes the settings that it is given.
+
+    Args:
+        what: Whose settings they are.
+        node: With ``_target_``; what cannot be found or resolved is left to who calls it.
+
+    Raises:
+        SuiteError: If a setting has another type than is declared.
+    """
+    try:
+        target = get_object(node._target_)
+        settings = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+    except (ImportError, ValueError, OmegaConfBaseException):
+        return
+    for name, value in settings.items():
+        if not name.startswith("_") and not isinstance(value, dict):
+            _check(what, target.__init__ if isinstance(target, type) else target, name, value)
+
+
+def _check(what: str, function: Callable[..., Any], name: str, value: object) -> None:
+    kind = _annotation(function, name)
+    if isinstance(value, str) and (names := _names(kind)):
+        choose(f"{name} of {what}", value, names)
+    if not _fits(value, kind):
+        raise SuiteError(f"{what}: expected {name} to be {_in_words(kind)}; got {name}={value!r}")
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
@@ -72,6 +100,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _names(kind: Any) -> Sequence[str]:
     """What a setting of names may be; nothing of others."""
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
     ranges = getattr(kind, "__metadata__", ())
     return next((inside.names for inside in ranges if inside.names), ())
 

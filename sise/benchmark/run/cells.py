@@ -27,7 +27,7 @@ from sise.benchmark.records.image_hashes import ImageHashes
 from sise.benchmark.records.metric_sets import metric_names, united
 from sise.benchmark.records.saliency_store import SaliencyStore
 from sise.benchmark.records.store import Records
-from sise.benchmark.run.arguments import check_arguments
+from sise.benchmark.run.arguments import check_arguments, check_loader
 from sise.benchmark.run.growing_set import GrowingSet
 from sise.benchmark.run.problems import by_problem, some
 from sise.benchmark.terminal import message
@@ -313,10 +313,11 @@ def make_cells(
     facts: dict[int, DataFacts] = {}
     names: set[str] = set()
 
-    def load(node: DictConfig) -> Any:
+    def load(what: str, node: DictConfig) -> Any:
         key = json.dumps(OmegaConf.to_container(node, resolve=True), sort_keys=True, default=str)
         if key not in loaded:
             try:
+                check_loader(what, node)
                 loaded[key] = instantiate(node)
             except (SuiteError, HydraException, OmegaConfBaseException) as error:
                 loaded[key] = error
@@ -343,8 +344,8 @@ def make_cells(
             choose("protocol.confidence", cfg.protocol.confidence, CONFIDENCES)
             choose("protocol.gradient", cfg.protocol.gradient, GRADIENT_SCORES)
             choose("engine.precision", cfg.engine.precision, list(PRECISIONS))
-            dataset = load(cfg.dataset.loader)
-            model = (unloaded(cfg.model.loader) if plan else None) or load(cfg.model.loader)
+            dataset = load("dataset.loader", cfg.dataset.loader)
+            model = (unloaded(cfg.model.loader) if plan else None) or load("model.loader", cfg.model.loader)
             if not isinstance(model, Model):
                 raise SuiteError(f"model.loader: expected what makes a sise.types.Model; got a {type(model).__name__}.")
             if id(model) not in structures:

@@ -145,8 +145,14 @@ def _by_model(cells: Sequence[dict], models: Sequence[str], chosen: str | None) 
 
 
 def _seeds(cell: dict) -> list[dict]:
-    """A cell with ``seeds: 3`` is three cells, of the seeds 0, 1 and 2."""
+    """A cell with ``seeds: 3`` is three cells, of the seeds 0, 1 and 2.
+
+    Raises:
+        SuiteError: If there is not a number of them.
+    """
     count = cell.pop("seeds", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise SuiteError(f"explainer={cell['explainer']}: expected seeds to be a whole number from 1; got {count}")
     return [cell, *({**cell, "seed": seed} for seed in range(1, count))]
 
 

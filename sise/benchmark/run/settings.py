@@ -24,6 +24,13 @@ MOST_THREADS = 1024
 """OpenMP ends the process where the system has not as many threads as it is asked for."""
 NAMES = ("dataset.name", "model.name", "explainer.name", "protocol.name", "table.name", "experiment.name")
 """Settings that files and folders are called by."""
+COUNTS = ("count", "masks", "masks_per_layer", "rounds", "precision.images", "sharing.images", "sharing.table_images",
+          "peers.masks", "peers.iterations", "peers.rounds", "tables.images", "tables.minimum", "phases.rounds",
+          "parity.images", "similarity.lines", "training.batch", "training.scenes", "training.tests",
+          "training.halve_every", "training.size", "training.threads")  # fmt: skip
+"""Settings that count something there must be one of."""
+SIZES = ("width", "kilobytes", "megabytes", "tables.seconds", "training.lr")
+"""Settings that measure something which cannot be empty."""
 KEEP = ("none", "expensive", "all")
 """Whose maps a run keeps, see :mod:`sise.benchmark.run.keeping_maps`."""
 
@@ -83,9 +90,13 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
     of_engine = ("lossless", "compile", "graphs", "fast", "malloc", "cache")
     switches = ("overwrite", "dry_run", *(f"engine.{name}" for name in of_engine))
     rules |= dict.fromkeys(switches, ("true or false", lambda v: isinstance(v, bool)))
-    rules |= dict.fromkeys(
-        ("count", "masks_per_layer", "rounds", "peers.rounds", "phases.rounds"),
-        ("a whole number from 1", lambda v: _whole(v, 1)),
+    rules |= dict.fromkeys(COUNTS, ("a whole number from 1", lambda v: _whole(v, 1)))
+    rules |= dict.fromkeys(SIZES, ("a number above 0", lambda v: _number(v) and v > 0))
+    rules |= dict.fromkeys(("training.momentum", "training.weight_decay"), ("from 0", lambda v: _number(v) and v >= 0))
+    rules["training.seed"] = rules["seed"]
+    rules["training.epochs"] = (
+        "a whole number from 1, or a list of them",
+        lambda v: all(_whole(one, 1) for one in (v or [0] if isinstance(v, ListConfig) else [v])),
     )
     for key, (expected, fits) in rules.items():
         above, _, name = key.rpartition(".")

@@ -6,12 +6,15 @@ import inspect
 from functools import partial
 
 import pytest
+from checkout import ROOT
+from compositions import composed
+from omegaconf import OmegaConf
 
 from sise.baselines.extremal_perturbation import extremal_perturbation
 from sise.baselines.lime import lime
 from sise.baselines.rise import rise
 from sise.benchmark.run import arguments
-from sise.benchmark.run.arguments import check_arguments
+from sise.benchmark.run.arguments import check_arguments, check_loader
 from sise.errors import SuiteError, UnknownName, choose
 from sise.method import sise
 from sise.metrics.consistency import max_sensitivity
@@ -89,6 +92,27 @@ def test_settings_of_metrics_have_ranges_too():
     ):
         with pytest.raises(SuiteError, match=rf"^metric x: expected {next(iter(wrong))} to be .*got"):
             check_arguments("metric x", partial(metric, **wrong), 2 if metric in (pointing, bbox) else 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"difficult": "no"}, "expected difficult to be bool; got difficult='no'"),  # a word is true in Python
+        ({"test": 1.5}, "expected test to be int; got test=1.5"),
+        ({"test": True}, "expected test to be int"),
+        ({"seed": float("nan")}, "expected seed to be int"),
+    ],
+)
+def test_a_setting_of_a_data_set_has_its_type(settings, said):
+    node = OmegaConf.create({"_target_": "sise.benchmark.datasets.shapes.Shapes", "root": "nowhere", **settings})
+    with pytest.raises(SuiteError, match=rf"^dataset.loader: {said}"):
+        check_loader("dataset.loader", node)
+
+
+@pytest.mark.parametrize("group", ["dataset", "model"])
+def test_shipped_data_sets_and_networks_have_the_types_of_their_settings(group):
+    for file in sorted((ROOT / "configs" / group).glob("*.yaml")):
+        check_loader(group, composed("evaluate", f"{group}={file.stem}")[group].loader)
 
 
 def test_what_fits_is_accepted_and_hints_of_users_are_theirs():

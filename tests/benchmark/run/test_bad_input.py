@@ -6,18 +6,22 @@ import dataclasses
 import io
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from checkout import ROOT
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
 from toy import SIZE, toy_model
 from trees import annotation, png_that_claims, rectangle
 
+from sise.benchmark import terminal
 from sise.benchmark.commands import command
 from sise.benchmark.datasets.coco2014 import COCO2014
 from sise.benchmark.datasets.voc2007 import VOC2007
@@ -449,3 +453,13 @@ class Few:
 
 def few(verify):
     return Few()
+
+
+@pytest.mark.parametrize(("code", "reason"), [("def f(:", "SyntaxError"), ("import none_such", "none_such")])
+def test_what_is_wrong_with_a_file_of_ones_own_is_said(tmp_path, monkeypatch, code, reason):
+    (tmp_path / "of_ones_own.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "of_ones_own", raising=False)
+    with pytest.raises(InstantiationException) as error:
+        instantiate({"_target_": "of_ones_own.f"})
+    assert re.search(rf"^Error locating target 'of_ones_own.f': .*{reason}", terminal.message(error.value))

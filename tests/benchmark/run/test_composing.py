@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from compositions import CONFIGS
+from compositions import CONFIGS, cells_of
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sise.benchmark.run import composing
+from sise.errors import SuiteError
 
 
 @pytest.fixture
@@ -75,3 +76,9 @@ def test_what_adds_deletes_or_chooses_is_left_to_hydra(monkeypatch, word):
     monkeypatch.setattr(composing, "_with_departures", lambda cfg, name, overrides: overrides)
     words = ["explainer=sise", "limit=3", word]
     assert composing._of_cell(composing._Shipped("evaluate"), words) == words == asked[0]
+
+
+@pytest.mark.parametrize("seeds", ["0", "-2", "1.5", "true"])
+def test_the_seeds_of_a_random_explainer_are_counted_from_one(seeds):
+    with pytest.raises(SuiteError, match="explainer=rise: expected seeds to be a whole number from 1; got"):
+        cells_of("experiment=sise_table1", f"budgets.embedded.seeds={seeds}")

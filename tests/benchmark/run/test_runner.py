@@ -541,7 +541,6 @@ def test_settings_that_fit_nothing_are_refused_before_the_first_image(config, tm
         (["explainer=occlusion", "explainer.call.stride=0.5"], "occlusion needs 0 < stride <= window"),
         (["explainer=sise", "explainer.call.layers=[7]"], "no layer at position 7"),
         (["explainer=uniform", "metrics=curves", "metrics.blur_size=101"], "kernel_size=101 is too wide"),
-        (["explainer=uniform", "metrics=watermark"], "expected a region 'watermark'"),
     ],
 )
 def test_settings_that_fit_no_image_keep_no_failed_record(config, overrides, message):
@@ -554,6 +553,29 @@ def test_settings_that_fit_no_image_keep_no_failed_record(config, overrides, mes
 def test_mnist1d_says_that_it_has_no_regions():
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         assert compose("evaluate", ["dataset=mnist1d"]).dataset.masks is False
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [
+        ("performance", "width=0"),
+        ("performance", "masks=-3"),
+        ("performance", "tables.images=0"),
+        ("report", "megabytes=nan"),
+        ("figures", "kilobytes=-1"),
+        ("figures", "similarity.lines=0"),
+        ("train", "training.epochs=-1"),
+        ("train", "training.epochs=[]"),
+        ("train", "training.lr=0"),
+        ("train", "training.seed=-1"),
+        ("train", "training.batch=1.5"),
+    ],
+)
+def test_numbers_of_the_other_commands_have_a_range(command, setting):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        cfg = compose(command, [*(["training=shapes"] if command == "train" else []), setting])
+    with pytest.raises(SuiteError, match=f"{setting.split('=')[0]}: expected"):
+        settings.check_settings(cfg, command)
 
 
 @pytest.mark.parametrize(
