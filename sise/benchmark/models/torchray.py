@@ -58,7 +58,9 @@ class _TorchWithState:
         return getattr(torch, name)
 
 
-def _torchray_network(arch: str, trained_on: str, state: dict[str, Tensor], fully_convolutional: bool) -> nn.Module:
+def _torchray_network(
+    arch: str, trained_on: str, state: dict[str, Tensor], fully_convolutional: bool | None
+) -> nn.Module:
     """TorchRay's own network with a state that was read here; TorchRay unpickles nothing and downloads nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations of its imports and of torchvision's `pretrained`

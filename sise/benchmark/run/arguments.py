@@ -55,7 +55,7 @@ def check_loader(what: str, node: DictConfig) -> None:
         return
     for name, value in settings.items():
         if not name.startswith("_") and not isinstance(value, dict):
-            _check(what, target.__init__ if isinstance(target, type) else target, name, value)
+            _check(what, vars(target).get("__init__", target), name, value)
 
 
 def _check(what: str, function: Callable[..., Any], name: str, value: object) -> None:

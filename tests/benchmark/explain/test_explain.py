@@ -282,7 +282,7 @@ def test_an_explainer_that_refuses_does_not_stop_the_others(ask, tmp_path, capsy
 
 def test_a_setting_out_of_range_is_refused_before_the_first_picture(ask, tmp_path):
     picture().save(tmp_path / "a.png")
-    with pytest.raises(SuiteError, match="^explainer=rise: expected n_masks to be int from 1; got n_masks=0"):
+    with pytest.raises(SuiteError, match=r"^explainer=rise: expected n_masks to be int from 1; got n_masks=0"):
         ask(f"image={tmp_path}/a.png", "explainer=[grad_cam,rise]", "explainer.call.n_masks=0")
     assert not (tmp_path / "out").exists()
 
