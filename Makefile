@@ -30,7 +30,7 @@ lint: install
 	$(RUN) -m mypy
 
 test: lint
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-cpus: install
 	$(RUN) tests/cpus.py
