@@ -15,6 +15,7 @@ from sise.benchmark.run import composing
 def main(cfg: DictConfig) -> None:
     from sise.benchmark.figures import object_sizes  # --help must not wait for torch
     from sise.benchmark.tables import claims, comparisons, make, published, strata
+    from sise.benchmark.tables.definitions import check
 
     definitions = {
         f.stem: cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(f)))
@@ -23,6 +24,7 @@ def main(cfg: DictConfig) -> None:
     chosen = cast("dict[str, Any]", OmegaConf.to_container(cfg.table, resolve=True)) if cfg.get("table") else None
     if chosen:
         definitions[chosen["name"]] = chosen  # with what the command line changed in it
+    check(definitions)
     if cfg.strata:
         definitions = {name: {**definition, "strata": True} for name, definition in definitions.items()}
     told = claims.writer(

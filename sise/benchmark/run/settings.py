@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from sise.benchmark import process
+from sise.benchmark import process, schemas
 from sise.benchmark.names import A_NAME, is_name
 from sise.benchmark.run.command_line import UnknownOption, check_settings_once, for_hydra, parsed, settings_of
 from sise.benchmark.run.unknown_names import check_choices, known_settings, nearest_names
@@ -31,6 +31,8 @@ COUNTS = ("count", "masks", "masks_per_layer", "rounds", "precision.images", "sh
 """Settings that count something there must be one of."""
 SIZES = ("width", "kilobytes", "megabytes", "tables.seconds", "training.lr")
 """Settings that measure something which cannot be empty."""
+SCHEMAS = {"explainer": schemas.Explainer, "dataset": schemas.Dataset}
+"""Groups whose files users write."""
 KEEP = ("none", "expensive", "all")
 """Whose maps a run keeps, see :mod:`sise.benchmark.run.keeping_maps`."""
 
@@ -54,6 +56,8 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
             continue
         if not _has_target(cfg[group], key):
             raise SuiteError(f"{key}: expected settings with a _target_, what to call; see configs/{group}/.")
+        if group in SCHEMAS:
+            schemas.check(SCHEMAS[group], cfg[group], group)
     if "budgets" in cfg and not isinstance(cfg.budgets, DictConfig):
         raise SuiteError(f"budgets: expected settings by name; got budgets={cfg.budgets}")
     if "budget" in cfg and "budgets" in cfg:

@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import MISSING
+
+from sise.benchmark import schemas
 from sise.benchmark.metric_facts import COSTS
 from sise.benchmark.tables.runs import method_of, metrics_of
-from sise.benchmark.tables.table import Run
+from sise.benchmark.tables.table import Column, Run
 
 Named = Mapping[str, set[tuple[str, str]]]
 """By a definition's name, (explainer, variant) of its columns."""
+
+
+@dataclass
+class Reference:
+    """The column that all others are compared with."""
+
+    explainer: str = MISSING
+    variant: str = MISSING
+
+
+@dataclass
+class Definition:
+    """``configs/table/*.yaml``: the names and types of what it may say; docs/extending.md has an example."""
+
+    name: str = MISSING
+    title: str = MISSING
+    published: str | None = None
+    experiment: str | None = None
+    datasets: list[str] | None = None
+    published_datasets: list[str] | None = None
+    models: Any = None  # a list, or one by dataset
+    published_models: dict[str, str] | None = None
+    metrics: list[str] | None = None
+    published_metrics: dict[str, str] | None = None
+    average: str | None = None
+    published_average: str | None = None
+    extras: bool = False
+    unrun: bool = False
+    strata: bool = False
+    layout: str | None = None
+    needs: list[str] | None = None
+    notes: list[str] | None = None
+    reference: Reference | None = None
+    columns: list[Column] | None = None
+
+
+def check(definitions: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whether definitions say only what tables read.
+
+    Raises:
+        SuiteError: If not; the message names the table and the setting.
+    """
+    for name, definition in definitions.items():
+        schemas.check(Definition, definition, f"table {name}")
 
 
 def of_dataset(definition: Mapping[str, Any], dataset: str) -> dict[str, Any]:
