@@ -33,7 +33,8 @@ LAUNCHERS = {
 def check_choices(overrides: Sequence[Override], config_name: str, *, all_known: bool = True) -> None:
     """Names the nearest option of a group; Hydra would pass over an experiment that does not exist.
 
-    Of a list, Hydra would merge the options into one that there is not; only scripts/explain.py takes several.
+    Of a list, Hydra merges the options: of metrics into all of them, of others into one that there is not; but
+    scripts/explain.py takes several explainers.
 
     Args:
         overrides: Of the command line.
@@ -56,7 +57,8 @@ def check_choices(overrides: Sequence[Override], config_name: str, *, all_known:
             continue
         values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
         for value in values:
-            if isinstance(value, list) and (config_name, group) != ("explain", "explainer"):
+            several = (group == "metrics" and value) or (config_name, group) == ("explain", "explainer")
+            if isinstance(value, list) and not several:
                 words = ",".join(map(str, value))
                 sweep = f", or a sweep: -m {group}={words}" if config_name == "evaluate" else ""
                 raise SuiteError(f"{override.input_line}: expected one {group} at a time{sweep}")

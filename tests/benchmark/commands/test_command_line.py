@@ -162,6 +162,13 @@ def test_a_word_that_cannot_be_meant_is_one_message(words, said, monkeypatch, ca
     assert end.value.code == 2 and message.startswith("error: ") and said in message
 
 
+def test_several_groups_of_metrics_are_taken_together(monkeypatch):
+    found = []
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "metrics=[default,gain]"])
+    commands_command.script("evaluate")(lambda cfg: found.extend(cfg.metrics.faithfulness))()
+    assert found == ["Drop%", "Increase%", "Gain"]
+
+
 @pytest.mark.parametrize("words", [["image=[]"], ["target=[]", "image=x"]])
 def test_an_empty_list_is_refused(words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["explain.py", *words])
