@@ -27,6 +27,7 @@ from sise.benchmark.markdown import markdown_table
 from sise.benchmark.models import architectures
 from sise.benchmark.models.mnist1d import ShallowCNN
 from sise.benchmark.performance.subject import bring_to_life
+from sise.benchmark.places import CONFIGS
 from sise.benchmark.records.files import csv_text, write_whole
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError
@@ -127,7 +128,8 @@ FAMILIES: dict[str, tuple[Entry, ...]] = {
         Entry("smooth_noise", "nothing", NONE),
     ),
 }
-"""Every explainer of configs/explainer, by family and in the order of the page and the picture."""
+"""By family and in the order of the page and the picture; what is not named here comes last, see :func:`families`."""
+FURTHER = "Further explainers"
 MISSING = (
     Missing("CAM", "on a network with a linear layer behind global pooling it is Grad-CAM times a constant"),
     Missing(
@@ -163,9 +165,17 @@ QUICK: dict[str, dict[str, Any]] = {
 """Budgets with which networks are tried: a refusal does not depend on them."""
 
 
+def families() -> dict[str, tuple[Entry, ...]]:
+    """Every explainer of configs/explainer, by family; what :data:`FAMILIES` does not name is in one of its own."""
+    named = {entry.name for family in FAMILIES.values() for entry in family}
+    others = tuple(Entry(file.stem, "") for file in sorted((CONFIGS / "explainer").glob("*.yaml")))
+    further = tuple(entry for entry in others if entry.name not in named)
+    return FAMILIES | ({FURTHER: further} if further else {})
+
+
 def entries() -> list[Entry]:
     """All of them, in order."""
-    return [entry for family in FAMILIES.values() for entry in family]
+    return [entry for family in families().values() for entry in family]
 
 
 @dataclass(frozen=True)
@@ -258,7 +268,7 @@ def row_of(entry: Entry, networks: Mapping[str, tuple[nn.Module, Tensor]], *, qu
         (tried if quick else explain)(probe, [target])
     method, paper = cited(cfg.call._target_)
     return Row(
-        entry, cfg.label, method, paper, entry.sign or REDUCTIONS[reduce], bill.forward, bill.backward,
+        entry, cfg.label, method, paper, entry.sign or REDUCTIONS.get(reduce, ""), bill.forward, bill.backward,
         refusals(tried, networks),
     )  # fmt: skip
 
@@ -329,7 +339,7 @@ def page(found: Sequence[Row], picture: str, command: str) -> str:
     """
     by_name = {row.entry.name: row for row in found}
     lines = [HEADER.format(command=command, picture=picture)]
-    for family, members in FAMILIES.items():
+    for family, members in families().items():
         rows_here = [by_name[entry.name] for entry in members if entry.name in by_name]
         lines += ["", f"## {family}", "", markdown_table([HEAD, *map(line_of, rows_here)], "llllll")]
     lines += ["", "## Refusals", ""]
@@ -361,7 +371,7 @@ def facts(found: Sequence[Row]) -> pd.DataFrame:
         ``backward passes`` (of one class of one image, see the page), ``refuses`` (kinds of network), ``method`` and
         ``paper``.
     """
-    family_of = {entry.name: family for family, members in FAMILIES.items() for entry in members}
+    family_of = {entry.name: family for family, members in families().items() for entry in members}
     return pd.DataFrame(
         {
             "explainer": row.entry.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -86,6 +87,15 @@ def test_controls_cost_nothing_and_budgets_are_the_papers(composed, networks):
     row = catalogue.row_of(found["centre"], networks)
     assert (row.forward, row.backward, row.refusals) == (0, 0, {})
     assert shown_lines()["rise"][3] == "4001 + 0" and shown_lines()["extremal_perturbation"][3] == "800 + 799"
+
+
+def test_an_explainer_that_no_family_names_is_a_further_one(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs" / "explainer", tmp_path / "explainer")
+    (tmp_path / "explainer" / "mine.yaml").write_text("name: mine\n")
+    monkeypatch.setattr(catalogue, "CONFIGS", tmp_path)
+    assert catalogue.FURTHER not in catalogue.FAMILIES
+    assert catalogue.Entry("mine", "") in catalogue.families()[catalogue.FURTHER]
+    assert [entry.name for entry in catalogue.entries()].count("mine") == 1
 
 
 # ---------------------------------------------------------------- the picture
