@@ -1,6 +1,7 @@
 """Dependencies point one way: scripts -> sise.benchmark -> {sise, baselines, metrics} -> sise.types -> torch."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_no_wing_imports_one_above_it():
         allowed = WINGS[: WINGS.index(own) + 1] if own in WINGS else ()  # the ground floor imports no wing
         above = {name for name in imported(path) if wing(name) and wing(name) not in allowed}
         assert not above, f"{path.relative_to(ROOT)} imports {above}"
+
+
+def test_the_tests_of_each_wing_are_in_its_folder():
+    """And no other folder is there; a test file of a wing uses it, or a script that is made of it."""
+    folder = ROOT / "tests" / "benchmark"
+    assert {path.name for path in folder.iterdir() if any(path.glob("test_*.py"))} == set(WINGS)
+    for path in sorted(folder.glob("*/test_*.py")):
+        used = {wing(name) for name in imported(path)}
+        assert path.parent.name in used or path.name == "test_scripts.py", path
+
+
+def test_the_readme_lists_the_wings_from_the_ground_up():
+    house = (ROOT / "README.md").read_text(encoding="utf-8").partition("## How it is built")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in house.splitlines() if line.startswith("| `")]
+    folders = [name.rpartition("/")[2] for row in rows for name in re.findall(r"`([^`]+)/`", row)]
+    assert folders == ["sise", "baselines", "metrics", "benchmark", *WINGS, "configs", "scripts", "results"]
 
 
 def test_no_wing_exports_anything():
