@@ -38,6 +38,8 @@ AVERAGES = {f"{kind}avg_pool{dims}d" for kind in ("", "adaptive_") for dims in (
 RECTIFIERS = {"relu": (), "relu6": (), "hardtanh": ("min_val", "max_val"), "clamp": ("min", "max")}
 RECTIFIERS |= {"clip": ("min", "max"), "clamp_min": ("min",)}
 """Names of what may be a rectifier, with the names of its bounds."""
+MAYBE_RECTIFIERS = {"threshold", "leaky_relu", "maximum", "fmax", "max", "where", "mul", "imul", "multiply"}
+"""Names of what is a rectifier where its result is one's: ``x * (x > 0)``, ``maximum(x, 0)``."""
 ARITHMETIC = {"add": "add", "iadd": "add", "radd": "add", "sub": "sub", "isub": "sub", "subtract": "sub"}
 ARITHMETIC |= {"mul": "mul", "imul": "mul", "rmul": "mul", "multiply": "mul"}
 ARITHMETIC |= {"div": "div", "truediv": "div", "itruediv": "div", "divide": "div", "true_divide": "div"}
@@ -320,6 +322,9 @@ class _Operations(TorchFunctionMode):
         if not followed:
             return func(*args, **kwargs)
         name = func.__name__.strip("_")
+        if name in CASTS and args and args[0] not in self._origins:  # a constant, made like what depends on the image
+            cast = func(*args, **kwargs)
+            return cast.double() if self._rules.double and cast.is_floating_point() else cast
         if self._rules.double:
             if name in CASTS:
                 return followed[0]
@@ -330,6 +335,10 @@ class _Operations(TorchFunctionMode):
                 self._rectifiers += 1
                 x = args[0] if args else kwargs["input"]
                 return self._enter(func, args, kwargs, [x], lambda: _one(self._rules.rectifier(x.detach(), ceiling)))
+        if name in MAYBE_RECTIFIERS and len(followed) == 1 and self._rectifies(func, args, kwargs, followed[0]):
+            self._rectifiers += 1
+            x = followed[0]
+            return self._enter(func, args, kwargs, [x], lambda: _one(self._rules.rectifier(x.detach(), math.inf)))
         if self._rules.relevance:
             if name in AFFINE:
                 return self._affine(func, *args, **kwargs)
@@ -351,6 +360,18 @@ class _Operations(TorchFunctionMode):
         for tensor in made:
             self.follow(tensor, raw=all(self._origins[t].raw for t in followed))
         return result
+
+    @staticmethod
+    def _rectifies(func: Callable, args: tuple, kwargs: dict, x: Tensor) -> bool:
+        """Whether an operation gives what a rectifier gives of an input with places below zero."""
+        with torch.no_grad():
+            before = x.detach().clone()
+            rectified = before.clamp(min=0)
+            if torch.equal(rectified, before):
+                return False
+            same = {id(x): before}
+            value = func(*(same.get(id(a), a) for a in args), **{k: same.get(id(v), v) for k, v in kwargs.items()})
+            return isinstance(value, Tensor) and value.shape == x.shape and bool((value == rectified).all())
 
     def _doubled(self, values: Any) -> Any:
         """The arguments of an operation with weights and constants in float64, as what depends on the image is."""
@@ -515,6 +536,8 @@ def _ceiling(name: str, args: tuple, kwargs: dict) -> float | None:
     defaults = {"min_val": -1.0, "max_val": 1.0} if name == "hardtanh" else {}
     bounds = defaults | dict(zip(RECTIFIERS[name], args[1:], strict=False)) | kwargs
     low, high = (bounds.get(key) for key in (*RECTIFIERS[name], "max")[:2])
+    if isinstance(low, Tensor) and low.numel() == 1:
+        low = float(low)
     if isinstance(low, Tensor) or isinstance(high, Tensor) or low != 0:
         return None
     return math.inf if high is None else float(high)

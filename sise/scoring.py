@@ -545,6 +545,11 @@ def check_scores(scores: object, count: int) -> Tensor:
             f"the network must return a tensor of scores (N, K) with N = {count}; it returned {got}. "
             "Wrap it in a module that returns its class scores only."
         )
+    if not scores.is_floating_point():
+        raise SuiteError(
+            f"the network must return scores that are real numbers; it returned {scores.dtype}. Wrap it in a module "
+            "that returns its class scores as floating-point numbers."
+        )
     return scores
 
 

@@ -24,6 +24,7 @@ from sise.baselines.gradient_x_input import gradient_x_input
 from sise.baselines.guided_backprop import Guided, guided_backprop, guided_gradients
 from sise.baselines.guided_grad_cam import guided_grad_cam
 from sise.baselines.linear_approx import linear_approx
+from sise.baselines.rap import rap
 from sise.baselines.rules import RuledGraph, Rules, one_hot
 from sise.benchmark.datasets.photos import Photos
 from sise.benchmark.models.efficientnet_lite0 import efficientnet_lite0
@@ -274,6 +275,11 @@ def test_rectifiers_with_a_ceiling_are_not_the_plain_gradient(networks):
     assert Deconvolution().rectifier(x, 6.0)(torch.tensor([1.0, -1.0, 1, 1, 1])).tolist() == [1, 0, 1, 1, 1]
 
 
+def masked(x):
+    x *= x > 0
+    return x
+
+
 class Written(nn.Module):
     """Two convolutions with a rectifier and a sum, each written in one of many ways."""
 
@@ -292,6 +298,10 @@ class Written(nn.Module):
             "reused module": self.again, "function": F.relu, "method": lambda x: x.relu(), "torch": torch.relu,
             "in place": lambda x: F.relu(x, inplace=True), "clamp": lambda x: x.clamp(min=0),
             "hardtanh": lambda x: F.hardtanh(x, 0.0, 1e30), "clip": lambda x: torch.clip(x, 0),
+            "maximum": lambda x: torch.maximum(torch.zeros(()).to(x), x), "threshold": lambda x: F.threshold(x, 0, 0),
+            "where": lambda x: torch.where(x > 0, x, 0.0), "mask": lambda x: x * (x > 0), "mask in place": masked,
+            "leaky without a leak": lambda x: F.leaky_relu(x, 0.0),
+            "clamp by a tensor": lambda x: x.clamp(torch.zeros(()).to(x)),
         }  # fmt: skip
         return ways.get(self.way, F.relu)(x)
 
@@ -315,6 +325,7 @@ class Written(nn.Module):
 
 WAYS = [
     "function", "method", "torch", "in place", "clamp", "clip", "hardtanh", "method in place, result dropped",
+    "maximum", "threshold", "where", "mask", "mask in place", "leaky without a leak", "clamp by a tensor",
     "augmented", "add in place, result dropped", "torch.add", "method add", "add out of order", "pooled",
 ]  # fmt: skip
 
@@ -330,6 +341,15 @@ def test_the_map_does_not_depend_on_how_a_network_is_written(rules, way):
         maps.append(graph.backward(one_hot(graph.scores, 2), to="first"))
     torch.testing.assert_close(maps[1], maps[0], atol=1e-6, rtol=1e-5)
     assert maps[0].abs().max() > 0
+
+
+def test_a_constant_made_like_what_depends_on_the_image_is_none(networks):
+    """``zeros.to(x)`` is no x, also where all is computed in float64."""
+    maps = []
+    for offset in (lambda x: x + torch.ones(()).to(x), lambda x: x + torch.ones(()).type_as(x), lambda x: x + 1.0):
+        maps.append(rap(probe_of(Body(Applied(lambda x, add=offset: F.relu(add(x)))).eval(), image_of(8)), [0]))
+    assert torch.equal(maps[0], maps[2]) and torch.equal(maps[1], maps[2])
+    assert maps[0].max() > 0
 
 
 @pytest.mark.parametrize("rules", [Guided, Excitation])

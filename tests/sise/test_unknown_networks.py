@@ -359,6 +359,12 @@ def test_what_cannot_be_explained_and_why(network, image, options, words):
         sise.explain(network(), image, 2, **options)
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64])
+def test_scores_that_are_no_real_numbers_are_refused(kind):
+    with pytest.raises(SuiteError, match=f"scores that are real numbers; it returned {kind}"):
+        sise.explain(Around(lambda network, x: network(x).to(kind)), IMAGE, 2)
+
+
 def test_probabilities_for_scores_are_said(caplog):
     sise.explain(Around(lambda network, x: network(x).softmax(1)), IMAGE, 2, explainer=grad_cam)
     assert "take the softmax out of the model" in caplog.text

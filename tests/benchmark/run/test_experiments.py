@@ -22,6 +22,7 @@ from sise.benchmark.studies import kept_maps
 from sise.benchmark.tables import comparisons, make
 from sise.benchmark.tables import words as tables_words
 from sise.choices import ADAPTIVE_RULES
+from sise.errors import SuiteError
 from sise.probe.probe import Probe
 
 CONFIGS = str(ROOT / "configs")
@@ -157,8 +158,9 @@ def test_the_component_ablation_runs(tmp_path):
 
 def test_a_layer_that_the_model_lacks_fails_with_words(tmp_path):
     cells = run_cells.make_cells([c for c in toy_cells("component_ablation", tmp_path) if c.variant == "layer-4"])
-    assert runner.run(cells, limit=1) == 2
-    assert "no layer at position 3: the probe has 3 layers" in cells[0].folder.read()[0]["reason"]
+    with pytest.raises(SuiteError, match="no layer at position 3: the probe has 3 layers"):
+        runner.run(cells, limit=1)
+    assert not cells[0].folder.read()
 
 
 def test_the_sensitivity_runs(tmp_path):
