@@ -47,6 +47,8 @@ class Dataset:
     root: str | None = None
     own_model: str | None = None
     masks: bool = True
+    published: str | None = None
+    stand_in: bool = False
 
 
 def check(schema: type, settings: Mapping[str, Any] | DictConfig, what: str) -> None:
