@@ -197,7 +197,7 @@ def test_augmentation():
 
 def test_training_continues_as_if_it_had_not_stopped(course_tree, tmp_path, monkeypatch):
     small = Preprocessing(size=(16, 16), resample="bilinear", mean=(0, 0, 0), std=(255, 255, 255))
-    monkeypatch.setattr(models_hmt, "preprocessing", lambda: small)
+    monkeypatch.setattr(training_hmt, "preprocessing", lambda: small)  # the name that it has imported
     augment, seeds, said = training_hmt.augment, [], []
     monkeypatch.setattr(training_hmt, "augment", lambda tile, seed: seeds.append(seed) or augment(tile, seed))
     options = {"batch": 8, "lr": 0.05, "say": said.append}
@@ -319,9 +319,12 @@ def test_a_tile_as_the_authors_compute_it(course, tmp_path):
     model, tiles = course
     image_id = tiles.ids[150]
     overrides = ["experiment=hmt", f"dataset.root={COURSE}", f"outputs={tmp_path}", "engine.cache=false"]
+    configs = []
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        configs = composing.compose_cells(compose("evaluate", overrides), overrides)
-    cells = run_cells.make_cells([cfg for cfg in configs if cfg.explainer.name in ("sise", "grad_cam_pp_authors")])
+        for explainer in ("sise", "grad_cam_pp_authors"):
+            words = [*overrides, f"explainer={explainer}"]
+            configs += composing.compose_cells(compose("evaluate", words), words)
+    cells = run_cells.make_cells(configs)
     one = copy.copy(tiles)
     one.ids = (image_id,)
     for cell in cells:

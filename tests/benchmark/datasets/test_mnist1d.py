@@ -318,7 +318,7 @@ def test_the_experiment_runs_on_curves(tmp_path):
 def test_curves_as_the_course_computes_them(tmp_path):
     """The first 100 of the 1000 curves behind results/mnist1d_course.csv."""
     overrides = ["experiment=mnist1d_course", f"model.root={COURSE.parent}", f"outputs={tmp_path}",
-                 "engine.cache=false", "only=[mnist1d/mnist1d_course/sise/course]"]  # fmt: skip
+                 "engine.cache=false", "explainer=sise", "only=[mnist1d/mnist1d_course/sise/course]"]  # fmt: skip
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         (cell,) = run_cells.make_cells(composing.compose_cells(compose("evaluate", overrides), overrides))
     assert runner.run([cell], limit=100) == 0 and cell.identity()["weights_official"]
