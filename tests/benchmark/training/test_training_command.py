@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from sise.benchmark import invocation
 from sise.benchmark.commands import train
 from sise.benchmark.models import architectures, course_weights
-from sise.benchmark.training import severstal, severstal_run, shapes
+from sise.benchmark.training import detector, severstal, severstal_run, shapes
 from sise.errors import SuiteError
 
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "training").glob("*.yaml"))
@@ -55,6 +55,12 @@ def test_the_configurations_say_the_same_as_the_code():
     usual = shapes.Settings("vgg16")
     given |= {"epochs": tuple(given["epochs"]), "cache": Path(given["cache"]), "output": usual.output}
     assert {f.name: given[f.name] for f in dataclasses.fields(usual)} == vars(usual)
+    given = composed("training=detector")["training"]
+    defaults = inspect.signature(detector.train).parameters
+    assert {name: given[name] for name in given if name in defaults} == {
+        name: parameter.default for name, parameter in defaults.items() if name in given
+    }
+    assert set(given) - set(defaults) == {"_target_", "output"}
 
 
 def test_the_datas_own_settings_reach_the_training():
@@ -66,7 +72,7 @@ def test_the_datas_own_settings_reach_the_training():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "which training? python scripts/train.py training=hans | hmt | mnist1d | severstal | shapes"),
+        ((), "which training? python scripts/train.py training=detector | hans | hmt | mnist1d | severstal | shapes"),
         (("training=mnist",), "Did you mean 'mnist1d'?"),
         (("training=shapes",), "which network? training.model=resnet50 | vgg16"),
         (("training=shapes", "training.model=vgg17"), "Did you mean 'vgg16'?"),
