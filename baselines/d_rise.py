@@ -118,7 +118,7 @@ def ablations(
         for total, known, factors in zip(totals, weights, variants, strict=True):
             known.append(similarity(given, proposals, factors))
             total += weighted_sum(known[-1], masks)
-        shown += masks.double().sum(dim=0)
+        shown += masks.sum(dim=0, dtype=torch.float64)
     if centred:
         totals = [_centred(total, torch.cat(known), shown) for total, known in zip(totals, weights, strict=True)]
     return [minmax(total.float()) if normalise == "minmax" else total.float() for total in totals]

@@ -13,7 +13,7 @@ from sise.benchmark import places
 from sise.benchmark.figures import curves, gallery, thresholds
 from sise.benchmark.figures.captions import status
 from sise.benchmark.figures.cascade import cascades
-from sise.benchmark.figures.layout import Sheet
+from sise.benchmark.figures.layout import Made, Sheet
 from sise.benchmark.figures.masks import masks
 from sise.benchmark.figures.panel import panel
 from sise.benchmark.figures.similarity import similarities
@@ -22,13 +22,13 @@ from sise.benchmark.records.provenance import provenance
 from sise.benchmark.run import composing, shards
 from sise.benchmark.run.cells import Cell, make_cells
 from sise.benchmark.run.session import choose_pairs
-from sise.benchmark.studies import sanity_pictures
+from sise.benchmark.studies import detections, sanity_pictures
 from sise.benchmark.tables.result_files import ResultFolder
 from sise.errors import SuiteError, choose
 
 OF_CELLS = ("panel", "masks", "cascade", "sanity", "gallery", "similarity")
 """Figures of maps, computed here ..."""
-FIGURES = (*OF_CELLS, "curves", "thresholds")
+FIGURES = (*OF_CELLS, "detections", "curves", "thresholds")
 """... and those of a network of their own, or of records."""
 
 
@@ -79,8 +79,8 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     Raises:
         SuiteError: If an image or class is unknown.
     """
-    others = {"gallery": lambda: gallery.draw(cfg, cells), "curves": lambda: _curves(cfg),
-              "thresholds": lambda: _thresholds(cfg)}  # fmt: skip
+    others = {"gallery": lambda: gallery.draw(cfg, cells), "detections": lambda: _detections(cfg),
+              "curves": lambda: _curves(cfg), "thresholds": lambda: _thresholds(cfg)}  # fmt: skip
     if cfg.figure in others:
         return others[cfg.figure]()
     draws = {"panel": panel, "masks": masks, "cascade": cascades, "sanity": sanity_pictures.sanity_check,
@@ -90,16 +90,29 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     pairs = choose_pairs(first, cfg.count, cfg.seed, images=cfg.images, classes=cfg.classes)
     note = provenance(status(cells), shards.choose_device(cfg.device), len(pairs))
     protocol = "" if first.cfg.protocol.name == "paper" else f"_{first.cfg.protocol.name}"
+    ending = f"_{first.dataset.name}_{first.cfg.model.name}{protocol}"
+    return _write(cfg, draws[kind](cfg, cells, pairs), ending, note, len(pairs))
+
+
+def _write(cfg: DictConfig, made: Made, ending: str, note: str, made_of: int) -> list[Path]:
+    """Writes what a figure is made of, its names ending so: texts together, pictures if they lose nothing."""
     results, files = ResultFolder(Path(cfg.results), cfg.overwrite), []
     texts: dict[str, str] = {}
-    for name, made in draws[kind](cfg, cells, pairs).items():
+    for name, part in made.items():
         stem, _, suffix = name.partition(".")
-        name = f"{stem}_{first.dataset.name}_{first.cfg.model.name}{protocol}.{suffix}"
-        if not isinstance(made, Sheet):
-            texts[name] = made
-        elif results.may_draw(f"figures/{name}", len(pairs)):
-            files.append(made.save(results.path / "figures" / name, cfg.kilobytes, note))
+        name = f"{stem}{ending}.{suffix}"
+        if not isinstance(part, Sheet):
+            texts[name] = part
+        elif results.may_draw(f"figures/{name}", made_of):
+            files.append(part.save(results.path / "figures" / name, cfg.kilobytes, note))
     return [*(results.write(texts) if texts else ()), *files]
+
+
+def _detections(cfg: DictConfig) -> list[Path]:
+    """Detections of generated scenes and their maps; measured unless images are asked for."""
+    made_of = len(cfg.images or ()) or cfg.detections.scenes
+    note = provenance("other data", shards.choose_device(cfg.device), made_of)
+    return _write(cfg, detections.study(cfg), "_shapes", note, made_of)
 
 
 def _curves(cfg: DictConfig) -> list[Path]:

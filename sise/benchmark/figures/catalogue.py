@@ -142,7 +142,7 @@ MISSING = (
     ),
     Missing("RSP + CRF", "the library for fully connected CRFs is not maintained"),
     Missing("WGCAM", "neither the talk that prints its numbers nor its code defines it"),
-    Missing("D-RISE", "explains detections: not built yet, needs a detector"),
+    Missing("D-RISE", "explains a detection, no class of an image: `python scripts/figures.py figure=detections`"),
     Missing(
         "BiLRP",
         "explains a pair of images, no saliency map: `python scripts/figures.py figure=similarity`",
