@@ -27,7 +27,7 @@ NAMES = ("dataset.name", "model.name", "explainer.name", "protocol.name", "table
 COUNTS = ("count", "masks", "masks_per_layer", "rounds", "precision.images", "sharing.images", "sharing.table_images",
           "peers.masks", "peers.iterations", "peers.rounds", "tables.images", "tables.minimum", "phases.rounds",
           "parity.images", "similarity.lines", "training.batch", "training.scenes", "training.tests",
-          "training.halve_every", "training.size", "training.threads")  # fmt: skip
+          "training.halve_every", "training.size", "training.width", "detections.scenes")  # fmt: skip
 """Settings that count something there must be one of."""
 SIZES = ("width", "kilobytes", "megabytes", "tables.seconds", "training.lr")
 """Settings that measure something which cannot be empty."""
@@ -98,6 +98,7 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
     rules |= dict.fromkeys(SIZES, ("a number above 0", lambda v: _number(v) and v > 0))
     rules |= dict.fromkeys(("training.momentum", "training.weight_decay"), ("from 0", lambda v: _number(v) and v >= 0))
     rules["training.seed"] = rules["seed"]
+    rules["training.threads"] = ("null or a whole number from 1", lambda v: v is None or _whole(v, 1))
     rules["training.epochs"] = (
         "a whole number from 1, or a list of them",
         lambda v: all(_whole(one, 1) for one in (v or [0] if isinstance(v, ListConfig) else [v])),

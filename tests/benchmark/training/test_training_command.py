@@ -81,7 +81,9 @@ def test_the_datas_own_settings_reach_the_training():
         (("training=hmt", "training.epoch=3"), "Did you mean 'training.epochs'"),
         (("training=severstal", "dataset.root=nowhere"), "nowhere"),
         (("training=severstal", "training.batch=1"), "training.batch: batch normalisation needs at least 2 tiles"),
-        (("training=mnist1d", "training.epochs=0"), "expected epochs, batch and lr above 0"),
+        (("training=mnist1d", "training.epochs=0"), "training.epochs: expected a whole number from 1"),
+        (("training=detector", "training.scenes=9"), "expected at least one batch of scenes"),
+        (("training=detector", "training.threads=null"), "thread and test"),
         (("--root", "/data"), "settings are written key=value here"),
     ],
 )
