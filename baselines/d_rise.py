@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sise.baselines.rise import mask_bank, weighted_sum
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
 
+from sise.baselines.rise import mask_bank, weighted_sum
 from sise.errors import SuiteError, choose
 from sise.maps import minmax
 from sise.probe.probe import Probe

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sise.baselines.d_rise import FACTORS, ablations, d_rise, similarity, vectors_of
-from sise.baselines.rise import mask_bank, rise
 from small_networks import image_of, largest_difference
 from small_networks import probe_of as probe_of_network
 from torch import nn
 
+from sise.baselines.d_rise import FACTORS, ablations, d_rise, similarity, vectors_of
+from sise.baselines.rise import mask_bank, rise
 from sise.errors import SuiteError
 
 SIDE = 32

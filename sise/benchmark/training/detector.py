@@ -162,7 +162,7 @@ def train(
         SuiteError: If a number is too small to train with, the loss is not finite, or ``path`` holds weights of
             another training.
     """
-    if min(scenes // max(batch, 1), batch, epochs, width, threads, tests) < 1 or not lr > 0:
+    if min(scenes // max(batch, 1), batch, epochs, width, threads or 0, tests) < 1 or not lr > 0:
         raise SuiteError(
             "expected at least one batch of scenes, one epoch, channel, thread and test, and a learning rate above 0; "
             f"got {scenes=}, {batch=}, {epochs=}, {width=}, {threads=}, {tests=}, {lr=}"
@@ -292,7 +292,8 @@ def run(*, output: str | None = None, **settings: Any) -> None:
         SuiteError: As :func:`train`.
     """
     keep_freed_memory()
-    torch.set_num_threads(settings["threads"])
+    if settings["threads"]:
+        torch.set_num_threads(settings["threads"])
     path = shipped_weights() if output is None else Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     print(json.dumps(train(path, **settings), indent=2, sort_keys=True))
