@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from sise.baselines.rise import mask_bank, weighted_sum
 from sise.errors import SuiteError, choose
 from sise.maps import minmax
 from sise.probe.probe import Probe
+from sise.ranges import Count, Seed, ShareAboveZero, one_of
 
+Normalise = Annotated[str, one_of(("minmax", "raw"))]
 FACTORS = ("box", "objectness", "class")
 """Of the similarity, in the order of the paper's equation."""
 
@@ -22,13 +25,13 @@ def d_rise(
     probe: Probe,
     detections: Tensor,
     *,
-    n_masks: int = 5000,
-    cells: int = 16,
-    p: float = 0.5,
+    n_masks: Count = 5000,
+    cells: Count = 16,
+    p: ShareAboveZero = 0.5,
     centred: bool = False,
-    normalise: str = "minmax",
-    seed: int = 0,
-    chunk: int | None = None,
+    normalise: Normalise = "minmax",
+    seed: Seed = 0,
+    chunk: Count | None = None,
 ) -> Tensor:
     """D-RISE: ``sum_i w_i mask_i`` with ``w_i = max_j IoU(L_t, L_j) O_j cos(P_t, P_j)``, j over proposals under mask i.
 
@@ -74,13 +77,13 @@ def ablations(
     detections: Tensor,
     variants: Sequence[Sequence[str]],
     *,
-    n_masks: int = 5000,
-    cells: int = 16,
-    p: float = 0.5,
+    n_masks: Count = 5000,
+    cells: Count = 16,
+    p: ShareAboveZero = 0.5,
     centred: bool = False,
-    normalise: str = "minmax",
-    seed: int = 0,
-    chunk: int | None = None,
+    normalise: Normalise = "minmax",
+    seed: Seed = 0,
+    chunk: Count | None = None,
 ) -> list[Tensor]:
     """D-RISE with some factors of its similarity only, all of one set of passes.
 

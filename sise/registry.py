@@ -14,8 +14,8 @@ from torch import Tensor
 from sise.errors import choose
 from sise.extras import MissingExtra, how_to_install
 
-UNASKED = ("ground_truth",)
-"""What needs an annotation, which only the benchmark has."""
+UNASKED = ("bilrp", "d_rise", "ground_truth")
+"""What explains no class of an image, but two images or a detection; and what needs an annotation."""
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(network):
 def test_every_name_leads_to_an_explainer():
     names = sise.explainers()
     assert list(names) == sorted(names) and {"sise", "ada_sise", "rise", "lime", "grad_cam", "random"} <= {*names}
-    assert not {"common", "rules", "segments", "contrast", "ground_truth"} & {*names}
+    assert not {"common", "rules", "segments", "contrast", "ground_truth", "bilrp", "d_rise"} & {*names}
     for name in names:
         inspect.signature(explainer_of(name)).bind("probe", [0])  # needs nothing else
 

@@ -10,6 +10,8 @@ from checkout import ROOT
 from compositions import composed
 from omegaconf import OmegaConf
 
+from sise.baselines.bilrp import bilrp
+from sise.baselines.d_rise import d_rise
 from sise.baselines.extremal_perturbation import extremal_perturbation
 from sise.baselines.lime import lime
 from sise.baselines.rise import rise
@@ -68,7 +70,10 @@ METRICS = [average_gain, bbox, deletion, drop, ebpg, increase, infidelity, inser
            pointing, region_insertion, road, sensitivity_n, threshold_iou]  # fmt: skip
 
 
-@pytest.mark.parametrize("function", [*map(explainer_of, explainers()), *METRICS], ids=lambda f: f.__name__)
+EXPLAINERS = [*map(explainer_of, explainers()), bilrp, d_rise]
+
+
+@pytest.mark.parametrize("function", [*EXPLAINERS, *METRICS], ids=lambda f: f.__name__)
 def test_every_number_and_name_that_is_an_option_has_a_range(function):
     options = list(inspect.signature(function).parameters.values())
     given = sum(option.kind is not option.KEYWORD_ONLY for option in options)
