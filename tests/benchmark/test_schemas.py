@@ -2,10 +2,11 @@
 
 import pytest
 from checkout import ROOT
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sise.benchmark import schemas
-from sise.benchmark.tables.definitions import Definition
+from sise.benchmark.tables.definitions import Definition, check, read
 from sise.errors import SuiteError
 
 CALL = {"_target_": "mine.explain", "_partial_": True, "root": "${explainer.name}", "file": "???"}
@@ -20,6 +21,16 @@ def test_what_is_shipped_fits(name, schema):
         settings = OmegaConf.load(file)
         if not settings.pop("defaults", None):  # what is inherited stands elsewhere
             schemas.check(schema, settings, name)
+
+
+def test_a_table_takes_from_another_what_it_does_not_say():
+    definitions = read(ROOT / "configs" / "table")
+    check(definitions)
+    first, fourth = definitions["sise_table1"], definitions["sise_table4"]
+    own = {key for key in first if first[key] != fourth[key]}
+    assert own == {"name", "title", "published", "datasets"} and len(fourth["columns"]) == 15
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        assert OmegaConf.to_container(compose("make_tables", ["table=sise_table4"]).table) == fourth
 
 
 def test_nothing_is_looked_up():

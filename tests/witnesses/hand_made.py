@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-import yaml
 from checkout import ROOT
 
 from sise.benchmark.records.folder import RunFolder
 from sise.benchmark.tables import words
 from sise.benchmark.tables.build import build
+from sise.benchmark.tables.definitions import read
 from sise.benchmark.tables.runs import find_runs
 
 PUBLISHED = ROOT / "results/published/published_results.csv"
-DEFINITIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs/table").glob("*.yaml"))}
+DEFINITIONS = read(ROOT / "configs/table")
 CONTROLS = ("centre", "uniform", "random", "ground_truth")
 SISE, RISE = ("sise", "paper", "SISE"), ("rise", "paper", "RISE")
 

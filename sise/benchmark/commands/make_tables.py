@@ -15,12 +15,9 @@ from sise.benchmark.run import composing
 def main(cfg: DictConfig) -> None:
     from sise.benchmark.figures import object_sizes  # --help must not wait for torch
     from sise.benchmark.tables import claims, comparisons, make, published, strata
-    from sise.benchmark.tables.definitions import check
+    from sise.benchmark.tables.definitions import check, read
 
-    definitions = {
-        f.stem: cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(f)))
-        for f in sorted(places.CONFIGS.glob("table/*.yaml"))
-    }
+    definitions = read(places.CONFIGS / "table")
     chosen = cast("dict[str, Any]", OmegaConf.to_container(cfg.table, resolve=True)) if cfg.get("table") else None
     if chosen:
         definitions[chosen["name"]] = chosen  # with what the command line changed in it

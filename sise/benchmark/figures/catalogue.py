@@ -7,7 +7,6 @@ refusals by trying.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -278,7 +277,7 @@ def cited(target: str) -> tuple[str, str]:
     text = inspect.getdoc(get_method(target)) or ""
     first = text.partition("\n\n")[0].replace("\n", " ")
     reference = text.partition("Reference:\n")[2].partition("\n\n")[0]
-    return first, re.sub(r"\s+", " ", reference).strip()
+    return first, " ".join(reference.split())
 
 
 def rows() -> list[Row]:

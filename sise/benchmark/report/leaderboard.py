@@ -83,12 +83,19 @@ class Entry:
         return heading(self.metric)
 
     @property
+    def average(self) -> str:
+        """The mean, as printed."""
+        return number(self.mean, self.metric) if self.n else "–"
+
+    @property
+    def spread(self) -> str:
+        """± standard error, as printed; empty if it is not known."""
+        return f"± {number(self.error, self.metric)}" if self.n and not math.isnan(self.error) else ""
+
+    @property
     def measured(self) -> str:
-        """Mean ± standard error, as printed."""
-        if not self.n:
-            return "–"
-        error = "" if math.isnan(self.error) else f" ± {number(self.error, self.metric)}"
-        return number(self.mean, self.metric) + error
+        """Both."""
+        return f"{self.average} {self.spread}".rstrip()
 
     @property
     def paper(self) -> str:

@@ -1,12 +1,13 @@
-"""What a table's definition, ``configs/table/<name>.yaml``, says of one dataset and of one run."""
+"""Table definitions, ``configs/table/<name>.yaml``: read, and what one says of one dataset and of one run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from sise.benchmark import schemas
 from sise.benchmark.metric_facts import COSTS
@@ -49,6 +50,22 @@ class Definition:
     notes: list[str] | None = None
     reference: Reference | None = None
     columns: list[Column] | None = None
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The definitions in a folder by name, each with what it takes from those that its ``defaults`` name, as by Hydra.
+
+    Args:
+        folder: ``configs/table``.
+    """
+    files = {file.stem: cast(DictConfig, OmegaConf.load(file)) for file in sorted(folder.glob("*.yaml"))}
+
+    def whole(name: str) -> DictConfig:
+        above = [whole(other) for other in files[name].get("defaults", ())]
+        own = {key: value for key, value in files[name].items() if key != "defaults"}
+        return cast(DictConfig, OmegaConf.merge(*above, own))
+
+    return {name: cast("dict[str, Any]", OmegaConf.to_container(whole(name))) for name in files}
 
 
 def check(definitions: Mapping[str, Mapping[str, Any]]) -> None:

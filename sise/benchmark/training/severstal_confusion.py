@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,9 @@ def report(result: dict[str, Any], published: Path, results: Path) -> str:
              for (a, p), count in np.ndenumerate(counts)]  # fmt: skip
     rows += [("all", "top-1 %", result["tiles"], f"{100 * result['top1']:.2f}", top1),
              ("all", "top-3 %", result["tiles"], f"{100 * result['top3']:.2f}", top3)]  # fmt: skip
-    with (results / "severstal_confusion.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    write_whole(results / "severstal_confusion.csv", table.getvalue())
 
     width = len(CLASSES)
     text = ["# SISE, Table 5: confusion matrix of the network trained on the recast Severstal", ""]

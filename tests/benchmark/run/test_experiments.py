@@ -21,6 +21,7 @@ from sise.benchmark.run import composing, runner
 from sise.benchmark.studies import kept_maps
 from sise.benchmark.tables import comparisons, make
 from sise.benchmark.tables import words as tables_words
+from sise.benchmark.tables.definitions import read
 from sise.choices import ADAPTIVE_RULES
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
@@ -28,7 +29,7 @@ from sise.probe.probe import Probe
 CONFIGS = str(ROOT / "configs")
 PUBLISHED = ROOT / "results/published/published_results.csv"
 OURS = ("sise_table6", "ada_sise_table1", "component_ablation", "sensitivity")
-DEFINITIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs/table").glob("*.yaml"))}
+DEFINITIONS = read(ROOT / "configs/table")
 
 
 def toy_cells(experiment, tmp_path):

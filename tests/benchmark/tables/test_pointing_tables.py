@@ -23,6 +23,7 @@ from sise.benchmark.run import composing, runner
 from sise.benchmark.tables import build, formats, make
 from sise.benchmark.tables import published as tables_published
 from sise.benchmark.tables import runs as tables_runs
+from sise.benchmark.tables.definitions import read
 from sise.errors import SuiteError
 from sise.metrics.pointing import point
 
@@ -283,7 +284,7 @@ def test_a_table_may_be_asked_for_without_records(tmp_path):
 def test_a_table_is_made_of_what_it_shows(tmp_path):
     """Runs of the pointing game do not make the tables of other experiments on the same data and networks."""
     make_run(tmp_path / "o", "grad_cam", [pair("1", 0, 1, "ALL")], variant="pointing", dataset="shapes")
-    definitions = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((ROOT / "configs/table").glob("*.yaml"))}
+    definitions = read(ROOT / "configs/table")
     made = make.tabulate(definitions, outputs=tmp_path / "o", results=tmp_path / "r", published=PUBLISHED, say=len)
     names = {"pointing", "ucag_table2", "rsp_pointing", "rsp_pointing_predicted"}
     assert {file.stem for file in made if file.suffix == ".md"} == {f"{name}_shapes" for name in names}
