@@ -32,6 +32,7 @@ class Explainer:
     stochastic: bool = False
     expensive: bool = False
     control: bool = False
+    by_layer: bool = False
     budget: Budget | None = None
     spread: dict[str, float] = field(default_factory=dict)
 

@@ -142,7 +142,7 @@ def weights(cfg: DictConfig) -> Iterator[Finding]:
     for name, trained_on in (("voc2007", "voc"), ("coco2014", "coco")):
         found, missing, wrong = [], [], []
         for arch in ("vgg16", "resnet50"):
-            file_name = torchray._TORCHRAY_FILES[arch, trained_on]
+            file_name = torchray.PUBLISHED_FILES[arch, trained_on]
             given = cfg.weights[arch] if cfg.dataset.name == name else None
             path = Path(given) if given else hub / file_name
             wanted = hash_in(file_name)
@@ -154,7 +154,7 @@ def weights(cfg: DictConfig) -> Iterator[Finding]:
                 wrong.append(f"{path} (its sha256 begins with {digest[:8]}, expected {wanted})")
         topic = f"torchray_{trained_on}"
         if missing:
-            url = torchray._torchray_url("vgg16", trained_on).rpartition("/")[0]
+            url = torchray.published_url("vgg16", trained_on).rpartition("/")[0]
             yield Finding(topic, "missing", f"no {', '.join(map(str, missing))}",
                           f"the first run downloads them; offline, get them from {url}, or give files: "
                           "weights.vgg16=<file> (evaluate: model=vgg16 model.weights=<file>)")  # fmt: skip

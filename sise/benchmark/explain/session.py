@@ -235,7 +235,7 @@ class Explaining:
         kept = probe.to_confidence(probe.score_masks(torch.stack([keep_mask(s, fraction=KEPT) for s in saliency])))
         for i, target in enumerate(targets):
             layers: dict[str, Tensor | None] = {}
-            if cell.cfg.explainer.call._target_ in ("sise.method.sise", "sise.method.ada_sise"):
+            if cell.cfg.explainer.get("by_layer"):
                 names = layer_names(cell.options.get("layers") or probe.layers, probe.layers)
                 layers = dict(zip(names, visualization_maps(cell, probe, target), strict=True))
             made.append(Map(cell, target, saliency[i], float(kept[i, target]), costs, layers))

@@ -39,7 +39,7 @@ _TORCHRAY_LAYERS = {
 }
 
 #: File names of TorchRay's checkpoints; the eight hexadecimal digits begin the file's sha256.
-_TORCHRAY_FILES = {
+PUBLISHED_FILES = {
     ("vgg16", "voc"): "vgg16_voc-b050e8c3.pth.tar",
     ("vgg16", "coco"): "vgg16_coco-d82c8150.pth.tar",
     ("resnet50", "voc"): "resnet50_voc-9ca920d6.pth.tar",
@@ -75,7 +75,8 @@ def _torchray_network(
             torchray_models.torch = before
 
 
-def _torchray_url(arch: str, trained_on: str) -> str:
+def published_url(arch: str, trained_on: str) -> str:
+    """Where a checkpoint of TorchRay's is published."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchray.benchmark import models as torchray_models
@@ -157,10 +158,10 @@ def torchray(
     if trained_on == "shapes":
         return _shapes_model(arch, weights, fully_convolutional, preprocessing, common)
     classes = VOC_CLASSES if trained_on == "voc" else COCO_CLASSES
-    file_name = _TORCHRAY_FILES[arch, trained_on]
+    file_name = PUBLISHED_FILES[arch, trained_on]
     official = True
     if weights is None:
-        path = fetch_published(_torchray_url(arch, trained_on), file_name)
+        path = fetch_published(published_url(arch, trained_on), file_name)
     else:
         path = Path(weights)
         official = _is_official(path, arch, trained_on, allow_other_weights)
@@ -195,7 +196,7 @@ def unloaded(loader: Mapping[str, Any]) -> Model | None:
     if loader.get("_target_") != f"{__name__}.torchray" or loader.get("weights") is not None:
         return None
     arch, trained_on = loader["arch"], loader["trained_on"]
-    if (arch, trained_on) not in _TORCHRAY_FILES or cached(_TORCHRAY_FILES[arch, trained_on]).exists():
+    if (arch, trained_on) not in PUBLISHED_FILES or cached(PUBLISHED_FILES[arch, trained_on]).exists():
         return None
     preprocessing = Preprocessing()
     return Model(
@@ -216,20 +217,20 @@ def _is_official(path: Path, arch: str, trained_on: str, allow_other: bool) -> b
     """Whether the file is the published checkpoint; a SuiteError if it is not and that is not allowed."""
     check_file(path)
     digest = file_hash(path)
-    expected = hash_in(_TORCHRAY_FILES[arch, trained_on])
+    expected = hash_in(PUBLISHED_FILES[arch, trained_on])
     if digest.startswith(expected):
         return True
-    for (other_arch, other_data), file_name in _TORCHRAY_FILES.items():
+    for (other_arch, other_data), file_name in PUBLISHED_FILES.items():
         if digest.startswith(hash_in(file_name)):
             raise SuiteError(
                 f"{path} is TorchRay's {other_arch} for {other_data}, expected {arch} for {trained_on} "
-                f"({_TORCHRAY_FILES[arch, trained_on]})"
+                f"({PUBLISHED_FILES[arch, trained_on]})"
             )
     if allow_other:
         return False
     raise SuiteError(
         f"{path} is not TorchRay's {arch} for {trained_on}: its sha256 begins with {digest[:8]}, expected {expected}; "
-        f"the download may be incomplete (get {_torchray_url(arch, trained_on)}); if other weights are meant, add "
+        f"the download may be incomplete (get {published_url(arch, trained_on)}); if other weights are meant, add "
         "model.loader.allow_other_weights=true"
     )
 

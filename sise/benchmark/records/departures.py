@@ -25,7 +25,7 @@ ALWAYS = ("dataset", "model", "explainer", "variant", "protocol", "label", "expe
 NOT_IDENTITY = ("dataset.root", "dataset.loader.root", "dataset.loader.index", "dataset.masks", "dataset.own_model",
                 "dataset.published", "dataset.stand_in", "model.root", "model.own_dataset", "model.weights",
                 "model.loader.weights", "model.label",
-                "explainer.spread", "explainer.control", "explainer.expensive")  # fmt: skip
+                "explainer.spread", "explainer.control", "explainer.expensive", "explainer.by_layer")  # fmt: skip
 """Settings that are no part of what a run is: where files lie (hashes say what they are), ``dataset.masks``, which says
 what the dataset has anyway, which dataset and network belong together, and what tables read
 (:mod:`sise.benchmark.config_facts`). Elsewhere the same words may mean anything, as an explainer's ``weights``."""

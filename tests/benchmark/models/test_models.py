@@ -113,7 +113,7 @@ def pretend_published(monkeypatch, path, arch, trained_on):
     """Makes the file the published checkpoint, under a name in the form of TorchRay's."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     name = f"{arch}_{trained_on}-{digest[:8]}.pth.tar"
-    monkeypatch.setitem(models_torchray._TORCHRAY_FILES, (arch, trained_on), name)
+    monkeypatch.setitem(models_torchray.PUBLISHED_FILES, (arch, trained_on), name)
     return name
 
 
@@ -121,7 +121,7 @@ class TestTorchRay:
     def test_file_names_are_torchrays(self):
         from torchray.benchmark.models import model_urls
 
-        for (arch, data), name in models_torchray._TORCHRAY_FILES.items():
+        for (arch, data), name in models_torchray.PUBLISHED_FILES.items():
             assert model_urls[arch][data].endswith("/" + name)
 
     def test_resnet50_lands_right_and_is_official_by_its_hash(self, resnet_file, resnet_reference, monkeypatch):
