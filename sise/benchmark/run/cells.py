@@ -395,7 +395,8 @@ def check_cell(cell: Cell) -> None:
 
     Raises:
         SuiteError: If the network scores none of the dataset's classes, the dataset has no masks for a metric that
-            needs them, or an explainer or metric does not take what the settings give it.
+            needs them, an explainer draws by another seed than the run's, or an explainer or metric does not take
+            what the settings give it.
     """
     cfg, classes = cell.cfg, cell.dataset.classes
     known = [name for name in classes if name in cell.outputs]
@@ -419,6 +420,11 @@ def check_cell(cell: Cell) -> None:
         raise SuiteError(
             f"{', '.join(cell.image_metrics)} need a map of the image's own size, and model={cfg.model.name} cannot "
             "bring its maps there: its preprocess has no restore_map; add metrics=default"
+        )
+    if cfg.explainer.stochastic and cell.options.get("seed") not in (None, cfg.seed):
+        raise SuiteError(
+            f"explainer.call.seed={cell.options['seed']}: the run is called and counted by seed={cfg.seed}; give "
+            f"seed={cell.options['seed']} in its place"
         )
     check_arguments(f"explainer={cfg.explainer.name}", cell.explainer, 2)
     for name, metric in localization.items():

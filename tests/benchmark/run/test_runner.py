@@ -266,9 +266,9 @@ def test_two_processes_on_one_run_are_refused_and_two_shards_are_not(config):
 
 def test_a_cell_that_cannot_run_does_not_stop_the_others(config):
     run(config("explainer=random"), limit=1)
-    bad = [config("explainer=random", "protocol.fill=black"), config("explainer=sise", "explainer.call.gate=soft")]
+    bad = [config("explainer=random", "protocol.fill=black"), config("explainer=sise", "explainer.call.layers=[7]")]
     cells = run_cells.make_cells([bad[0], config("explainer=uniform"), bad[1], config("explainer=centre")])
-    with pytest.raises(SuiteError, match=r"(?s)2 cells could not run.*protocol.fill.*unknown gate 'soft'"):
+    with pytest.raises(SuiteError, match=r"(?s)2 cells could not run.*protocol.fill.*no layer at position 7"):
         runner.run(cells, limit=2)
     assert [len(c.folder.read()) if c.folder else 0 for c in cells] == [0, 3, 0, 3]
     assert cells[0].problem and cells[2].problem and not cells[1].problem
@@ -358,7 +358,7 @@ def test_shards_share_out_the_gpus(monkeypatch):
         (["-m", "explainer=[sise,rise],rise"], "one explainer at a time"),
         (["model=[vgg16,resnet50]"], "one model at a time"),
         (["experiment=[sise_table1,sise_table6]"], "one experiment at a time"),
-        (["seed=abc"], "seed: expected a whole number from 0; got seed=abc"),
+        (["seed=abc"], "seed: expected a whole number from 0 to .*; got seed=abc"),
         (["seed=-1"], "seed: expected a whole number"),
         (["seed=true"], "seed: expected a whole number"),
         (["limit=-1"], "limit: expected null or a whole number from 0; got limit=-1"),
@@ -526,6 +526,7 @@ def test_tab_completion_still_works(monkeypatch, capsys):
         (["explainer=sise", "+metrics.localization.mIoU.banana=1"], r"metric mIoU: .*'banana'"),
         (["explainer=sise", "+metrics.faithfulness={x: {_target_: sise.metrics.localization.ebpg, _partial_: true}}"],
          "metric x: too many positional arguments"),
+        (["explainer=rise", "explainer.call.seed=5"], "called and counted by seed=0; give seed=5 in its place"),
         (["explainer=sise", "+dataset.masks=false"], "no regions.*EBPG, mIoU, Bbox.*metrics=confidence"),
     ],
 )  # fmt: skip
