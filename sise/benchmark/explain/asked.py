@@ -73,7 +73,7 @@ def image_files(image: Any) -> list[Path]:
     return files
 
 
-def read_image(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
     """The image in a file, RGB, turned as its camera says.
 
     Raises:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from sise.benchmark.explain import explanation
-from sise.benchmark.explain.asked import find_targets, image_files, read_image
+from sise.benchmark.explain.asked import find_targets, image_files, read_picture
 from sise.benchmark.explain.pictures import KILOBYTES, layers_sheet, overlay_of, panel_of
 from sise.benchmark.explain.session import Explaining, Map, reason_of
 from sise.benchmark.names import folder_name
@@ -50,7 +50,7 @@ def explain_image(
     Raises:
         SuiteError: If the image cannot be read or no explainer can explain it.
     """
-    image, classes = read_image(path), explaining.model.classes
+    image, classes = read_picture(path), explaining.model.classes
     probe = explaining.probe(image)
     confidences = probe.to_confidence(probe.scores()).tolist()
     best = sorted(range(len(confidences)), key=lambda i: -confidences[i])

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from sise.benchmark.performance import engine, parity, peers, precision, run_times, sharing, size
 from sise.benchmark.performance.clock import Meanwhile, use_clock
 from sise.benchmark.performance.report import Report
-from sise.benchmark.performance.subject import device_of
+from sise.benchmark.run.shards import choose_device
 from sise.errors import SuiteError, choose
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> list[Report]:
         choose("part", part, list(known))
     if not cfg.parts or not cfg.networks:
         raise SuiteError("nothing to measure: give parts=[...] and networks=[...].")
-    device = device_of(cfg.device)
+    device = choose_device(cfg.device)
     if cfg.clock == "processor" and (device.type != "cpu" or cfg.threads != 1):
         raise SuiteError("clock=processor is for a CPU and one thread: add device=cpu engine.threads=1.")
     use_clock(cfg.clock)

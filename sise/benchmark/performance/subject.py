@@ -102,13 +102,6 @@ def bring_to_life(network: nn.Module, images: Tensor) -> None:
         last.weight.mul_(2.0 / network(images).std().clamp(min=1e-6))
 
 
-def device_of(name: str) -> torch.device:
-    """``auto`` is the GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def experiment_cells(cfg: DictConfig, network: str, **chosen: str) -> list[DictConfig]:
     """Configurations of the cells of ``cfg.experiment`` for one network, narrowed to an explainer or protocol."""
     overrides = [f"experiment={cfg.experiment}", f"dataset={cfg.dataset}", f"model={network}"]

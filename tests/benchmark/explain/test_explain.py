@@ -352,12 +352,12 @@ def test_images_are_turned_and_brought_to_rgb(tmp_path):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 0, 0))
     image.save(tmp_path / "turned.png", exif=exif)
-    turned = asked.read_image(tmp_path / "turned.png")
+    turned = asked.read_picture(tmp_path / "turned.png")
     assert turned.size == (2, 4) and turned.getpixel((1, 0)) == (255, 0, 0)
     Image.fromarray(np.full((2, 3), 65535, np.uint16)).save(tmp_path / "deep.png")
-    assert asked.read_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
+    assert asked.read_picture(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
     with pytest.raises(SuiteError, match="not a readable image"):
-        asked.read_image(ROOT / "README.md")
+        asked.read_picture(ROOT / "README.md")
 
 
 def test_a_map_goes_back_to_where_the_network_saw_it():
