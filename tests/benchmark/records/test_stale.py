@@ -482,3 +482,9 @@ def test_hashes_that_an_older_version_kept_gain_their_images_names(tmp_path, mon
     hashes.keep()
     assert json.loads(index.read_text()) == kept
     assert replaced_when_last_seen({record: 2, ("00", digest): 3}, tmp_path / "run", FileDataset().name) == 2
+
+
+def test_code_of_explainers_and_metrics_is_seen_with_and_without_links_in_the_checkout():
+    config = {name: {"_target_": name} for name in ("sise.baselines.rise.rise", "sise.metrics.curves.deletion")}
+    found = code_version.code_of(config)
+    assert {"sise/baselines/rise.py", "sise/baselines/common.py", "sise/metrics/curves.py"} <= found.keys()
