@@ -19,8 +19,9 @@ from sise.benchmark.figures.panel import panel
 from sise.benchmark.figures.similarity import similarities
 from sise.benchmark.models import mnist1d
 from sise.benchmark.records.provenance import provenance
-from sise.benchmark.run import composing, shards
+from sise.benchmark.run import composing
 from sise.benchmark.run.cells import Cell, make_cells
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.session import choose_pairs
 from sise.benchmark.studies import detections, sanity_pictures
 from sise.benchmark.tables.result_files import ResultFolder
@@ -88,7 +89,7 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     kind = choose("figure", cfg.figure, OF_CELLS)
     first = cells[0]
     pairs = choose_pairs(first, cfg.count, cfg.seed, images=cfg.images, classes=cfg.classes)
-    note = provenance(status(cells), shards.choose_device(cfg.device), len(pairs))
+    note = provenance(status(cells), choose_device(cfg.device), len(pairs))
     protocol = "" if first.cfg.protocol.name == "paper" else f"_{first.cfg.protocol.name}"
     ending = f"_{first.dataset.name}_{first.cfg.model.name}{protocol}"
     return _write(cfg, draws[kind](cfg, cells, pairs), ending, note, len(pairs))
@@ -111,7 +112,7 @@ def _write(cfg: DictConfig, made: Made, ending: str, note: str, made_of: int) ->
 def _detections(cfg: DictConfig) -> list[Path]:
     """Detections of generated scenes and their maps; measured unless images are asked for."""
     made_of = len(cfg.images or ()) or cfg.detections.scenes
-    note = provenance("other data", shards.choose_device(cfg.device), made_of)
+    note = provenance("other data", choose_device(cfg.device), made_of)
     return _write(cfg, detections.study(cfg), "_shapes", note, made_of)
 
 

@@ -15,7 +15,7 @@ from sise.benchmark import invocation
 from sise.benchmark.doctor.finding import REQUIRABLE, Finding
 from sise.benchmark.doctor.machine import batch_places, compiler, device, folders, kept_maps, packages, python, room
 from sise.benchmark.doctor.material import data, embedded, licences, root_of, weights
-from sise.benchmark.run.shards import choose_device
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.studies.audits import audits
 from sise.errors import choose
 

@@ -18,9 +18,10 @@ from sise import choices
 from sise.benchmark import invocation
 from sise.benchmark.figures.cascade import visualization_maps
 from sise.benchmark.records.provenance import provenance
-from sise.benchmark.run import probing, shards
+from sise.benchmark.run import probing
 from sise.benchmark.run.arguments import check_arguments
 from sise.benchmark.run.cells import Cell
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.left_behind import WeightsChanged, nothing_left_behind
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError, choose
@@ -152,7 +153,7 @@ class Explaining:
         self.cells = [Cell(cfg, OwnImages(), self.model) for cfg in configs]
         for cell in self.cells:
             check_arguments(f"explainer={cell.cfg.explainer.name}", cell.explainer, 2)
-        self.device = shards.choose_device(self.cfg.device)
+        self.device = choose_device(self.cfg.device)
         self.network = self.model.network.to(self.device)
         self.note = provenance("other data", self.device)
         named = dict.fromkeys(filter(None, (*self.model.layers, self.model.cam_layer)))

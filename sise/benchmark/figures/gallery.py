@@ -17,8 +17,9 @@ from sise.benchmark.figures.colours import INK, overlay
 from sise.benchmark.figures.layout import Rows
 from sise.benchmark.records.departures import notes_of
 from sise.benchmark.records.provenance import command, provenance
-from sise.benchmark.run import composing, shards
+from sise.benchmark.run import composing
 from sise.benchmark.run.cells import Cell, make_cells
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.session import Shared, choose_pairs
 from sise.benchmark.tables.result_files import ResultFolder
 from sise.benchmark.terminal import Progress
@@ -122,7 +123,7 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
         return []
     sheet = gallery(cfg, groups)
     note = provenance(
-        status(cells), shards.choose_device(cfg.device), images * len(shown), squares=sheet.boxes(["", *shown])
+        status(cells), choose_device(cfg.device), images * len(shown), squares=sheet.boxes(["", *shown])
     )
     files = [sheet.save(results.path / PICTURE, cfg.kilobytes, note)]
     if not cfg.gallery.explainers:

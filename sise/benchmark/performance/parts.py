@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from sise.benchmark.performance import engine, parity, peers, precision, run_times, sharing, size
 from sise.benchmark.performance.clock import Meanwhile, use_clock
 from sise.benchmark.performance.report import Report
-from sise.benchmark.run.shards import choose_device
+from sise.benchmark.run.device import choose_device
 from sise.errors import SuiteError, choose
 
 log = logging.getLogger(__name__)

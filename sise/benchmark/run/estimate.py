@@ -21,9 +21,10 @@ from sise.benchmark.models.no_network import read_sample
 from sise.benchmark.records.departures import budget_of
 from sise.benchmark.records.folder import RunFolder
 from sise.benchmark.records.store import read
-from sise.benchmark.run import probing, scoring, shards
+from sise.benchmark.run import probing, scoring
 from sise.benchmark.run.cells import Cell
 from sise.benchmark.run.counting_scorer import CountingScorer
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.pair_facts import Pairs
 from sise.benchmark.run.session import readable
 from sise.benchmark.run.shards import EVERYTHING, Shard
@@ -109,7 +110,7 @@ def _estimate_group(
     ids = shard.of(dataset.ids[:limit])
     missing = {name: [i for i in ids if i in found] for name, found in lacking.items()}
     wanted = [i for i in ids if any(i in found for found in lacking.values())]
-    device = shards.choose_device(cells[0].cfg.device)
+    device = choose_device(cells[0].cfg.device)
     scorer = probing.make_scorer(model.network.to(device), cells[0].cfg.engine, kind=CountingScorer)
     scorer.limit = max(1.0, seconds / 6)
     found: dict[str, list[tuple[float, float]]] = {c.name: [] for c in cells}

@@ -33,6 +33,7 @@ from sise.benchmark.records.image_hashes import ImageHashes
 from sise.benchmark.records.metric_sets import metric_names
 from sise.benchmark.records.store import keep, read
 from sise.benchmark.run.cells import Cell, hashes_of
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.explaining import maps_of
 from sise.benchmark.run.keeping_maps import open_maps
 from sise.benchmark.run.left_behind import WeightsChanged, only_read
@@ -49,7 +50,7 @@ from sise.benchmark.run.probing import (
 from sise.benchmark.run.problems import by_problem, place_of
 from sise.benchmark.run.reading import ReadAhead
 from sise.benchmark.run.scoring import make_record, remember_faithfulness_passes
-from sise.benchmark.run.shards import EVERYTHING, Shard, choose_device
+from sise.benchmark.run.shards import EVERYTHING, Shard
 from sise.benchmark.terminal import Progress, message
 from sise.errors import SuiteError, WrongSetting
 from sise.probe.probe import Probe

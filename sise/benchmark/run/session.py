@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sise.benchmark.run import probing, shards
+from sise.benchmark.run import probing
 from sise.benchmark.run.cells import Cell
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.left_behind import nothing_left_behind
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError, choose
@@ -131,7 +132,7 @@ class Shared:
     def __post_init__(self) -> None:
         first = self.cells[0]
         engine = first.cfg.engine
-        self.device = shards.choose_device(first.cfg.device)
+        self.device = choose_device(first.cfg.device)
         changed = self.network is not None
         network = self.network if self.network is not None else first.model.network
         self.network = network.to(self.device)

@@ -152,7 +152,7 @@ def _has_target(group: DictConfig, key: str) -> bool:
 def _check_device(name: object) -> None:
     """Refuses a device that is not there, also where nothing would be computed on it."""
     if name not in ("auto", "cpu"):
-        from sise.benchmark.run.shards import choose_device
+        from sise.benchmark.run.device import choose_device
 
         choose_device(str(name))
 

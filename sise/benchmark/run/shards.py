@@ -1,11 +1,9 @@
-"""Shards of a run, and the device it takes."""
+"""Shards of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 from sise.errors import SuiteError
 
@@ -42,19 +40,3 @@ class Shard:
 
 
 EVERYTHING = Shard(1, 1)
-
-
-def choose_device(name: str, shard: Shard = EVERYTHING) -> torch.device:
-    """``cpu``, ``cuda:1``, ...; ``auto`` takes a GPU if there is one, and shares GPUs out among shards."""
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", (shard.number - 1) % torch.cuda.device_count())  # shards share out the GPUs
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # there is a device "meta" without memory
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        count = torch.cuda.device_count()
-        there = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))])
-        raise SuiteError(f"device={name} is not available here; expected one of: {there}.") from error
-    return device

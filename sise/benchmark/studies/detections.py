@@ -22,7 +22,8 @@ from sise.benchmark.markdown import markdown_table, number
 from sise.benchmark.models.detector import detector
 from sise.benchmark.records.files import csv_text
 from sise.benchmark.records.provenance import command
-from sise.benchmark.run import probing, shards
+from sise.benchmark.run import probing
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError
 from sise.metrics.pointing import point
@@ -52,7 +53,7 @@ def study(cfg: DictConfig) -> Made:
     indices = asked or list(range(own.scenes))
     if not indices or cfg.count < 1:
         raise SuiteError(f"expected detections.scenes and count of at least 1, got {own.scenes} and {cfg.count}.")
-    device = shards.choose_device(cfg.device)
+    device = choose_device(cfg.device)
     network = detector(own.weights).to(device)
     scorer = probing.make_scorer(network, cfg.engine)
     explain = instantiate(own.call)

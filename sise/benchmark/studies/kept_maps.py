@@ -22,7 +22,8 @@ from sise.benchmark.datasets import published_counts
 from sise.benchmark.markdown import markdown_table, number
 from sise.benchmark.records.files import csv_text
 from sise.benchmark.records.provenance import command, provenance
-from sise.benchmark.run import cells, shards
+from sise.benchmark.run import cells
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.session import readable
 from sise.benchmark.tables.judging import status
 from sise.benchmark.tables.published import read_published
@@ -252,7 +253,7 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
         gradient=cfg.protocol.gradient,
         estimator=cfg.protocol.ada_sise.estimator,
         inclusive=cfg.protocol.ada_sise.inclusive,
-        device=shards.choose_device(cfg.device),
+        device=choose_device(cfg.device),
     )
     names = {"dataset": dataset.name, "model": cfg.model.name}
     official = model.official
@@ -268,7 +269,7 @@ def run(cfg: DictConfig, published: Path) -> list[Path]:
         files.append(results.path / picture)
         note = provenance(
             "shown" if official and dataset.name == "voc2007" else "other data",
-            shards.choose_device(cfg.device),
+            choose_device(cfg.device),
             len(scores),
         )
         histogram(scores, found, **names).savefig(files[-1], dpi=130, metadata={"Comment": note})

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from sise.benchmark.datasets.hmt import HMT
 from sise.benchmark.models import course_weights
 from sise.benchmark.models.hmt import VGG7, network, preprocessing
-from sise.benchmark.run.shards import choose_device
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.training import course
 from sise.errors import SuiteError
 

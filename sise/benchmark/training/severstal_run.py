@@ -11,7 +11,7 @@ import torch
 
 from sise.benchmark import invocation, places
 from sise.benchmark.datasets.severstal import Severstal
-from sise.benchmark.run.shards import choose_device
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.training.severstal import Settings, train
 from sise.benchmark.training.severstal_confusion import evaluate, report
 

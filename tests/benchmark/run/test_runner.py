@@ -21,6 +21,7 @@ from sise.benchmark.commands import endings
 from sise.benchmark.run import cells as run_cells
 from sise.benchmark.run import composing, explaining, left_behind, probing, problems, runner, settings
 from sise.benchmark.run import shards as run_shards
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.growing_set import GrowingSet
 from sise.errors import SuiteError
 from sise.probe.probe import Probe
@@ -324,7 +325,7 @@ def test_all_targets_of_an_image_are_explained_together(config, monkeypatch):
 def test_shards_share_out_the_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert [run_shards.choose_device("auto", run_shards.Shard(i, 8)).index for i in range(1, 9)] == [
+    assert [choose_device("auto", run_shards.Shard(i, 8)).index for i in range(1, 9)] == [
         0,
         1,
         2,
@@ -334,7 +335,7 @@ def test_shards_share_out_the_gpus(monkeypatch):
         0,
         1,
     ]
-    assert run_shards.choose_device("auto").index == 0
+    assert choose_device("auto").index == 0
 
 
 # names that do not exist ---------------------------------------------------------------------------------------------

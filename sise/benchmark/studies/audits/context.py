@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from sise.benchmark import places
 from sise.benchmark.config_facts import published_tables
 from sise.benchmark.datasets.base import found_of
-from sise.benchmark.run import cells, probing, shards
+from sise.benchmark.run import cells, probing
+from sise.benchmark.run.device import choose_device
 from sise.benchmark.run.session import readable
 from sise.benchmark.tables.published import read_published
 from sise.errors import SuiteError
@@ -64,7 +65,7 @@ class Bench:
         self.cfg = cfg
         self.shared = [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] in groups]
         self.shared += list(cfg.overrides)
-        self.device = shards.choose_device(cfg.device)
+        self.device = choose_device(cfg.device)
         self.left_out: dict[str, str] = {}
         self._models: dict[tuple[str, bool], Model] = {}
 
