@@ -351,7 +351,7 @@ class _Operations(TorchFunctionMode):
             if name in DROPOUTS and not kwargs.get("training", kwargs.get("train", len(args) < 3 or args[2])):
                 return followed[0]
         result = func(*args, **kwargs)
-        made = [tensor for tensor in _tensors(result) if tensor.is_floating_point()]
+        made = [tensor for tensor in _tensors(result) if tensor.is_floating_point() or tensor.is_complex()]
         if self._rules.relevance and made and name not in CONSTANTS:
             if name not in ROUTING:
                 raise self._refusal(func)

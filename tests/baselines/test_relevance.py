@@ -239,3 +239,12 @@ def test_unknown_settings_are_refused(networks):
     ):  # fmt: skip
         with pytest.raises(SuiteError, match=r"expected one of|must be 3 channel values"):
             call()
+
+
+def test_bounds_of_the_input_must_not_cross():
+    probe = probe_of(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()).eval(), torch.rand(1, 3, 2, 2))
+    for bounds in ({"low": [2.0] * 3}, {"low": [1.0, 0.0, 0.0], "high": [0.5, 1.0, 1.0]}):
+        with pytest.raises(SuiteError, match="low must not exceed high"):
+            bounds_of(probe, **bounds)
+    low, high = bounds_of(probe, [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0])
+    assert low.flatten().tolist() == [-1.0, 0.0, 0.0] and high.flatten().tolist() == [0.0, 0.0, 1.0]

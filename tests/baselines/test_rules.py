@@ -447,6 +447,7 @@ def without_gradients(x):
         (Applied(lambda x: x.clamp(-1, 1)), "clamp"), (Applied(without_gradients), "runs where gradients are off"),
         (Applied(lambda x: x.detach()), "detach of module 'strange'"),
         (Applied(lambda x: F.dropout(x, 0.5, training=True)), "dropout"),
+        (Applied(lambda x: torch.fft.irfft2(torch.fft.rfft2(x))), "fft_rfft2 of module 'strange'"),
         (nn.InstanceNorm2d(6), "instance_norm"), (nn.BatchNorm2d(6, track_running_stats=False), "by the batch"),
     ],
 )  # fmt: skip
@@ -455,7 +456,8 @@ def test_an_operation_without_a_rule_is_refused_by_name(strange, named):
         RuledGraph(probe_of(Body(strange).eval(), image_of(8)), Excitation(), ["conv"])
 
 
-@pytest.mark.parametrize("strange", [nn.SiLU(), nn.Sigmoid(), nn.GroupNorm(2, 6)])
+@pytest.mark.parametrize("strange", [nn.SiLU(), nn.Sigmoid(), nn.GroupNorm(2, 6),
+                                     Applied(lambda x: torch.fft.irfft2(torch.fft.rfft2(x)))])  # fmt: skip
 def test_gradient_rules_leave_other_operations_their_gradient(strange):
     probe = probe_of(Body(strange).eval(), image_of(8))
     assert torch.isfinite(guided_gradients(probe, [0])).all()
