@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -124,3 +125,12 @@ def test_links_lead_to_files():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1400
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_on_the_pages_can_be_read_and_imports_what_there_is(page):
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S):
+        tree = ast.parse(block)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "baselines"]
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), page.name, "exec"), {})

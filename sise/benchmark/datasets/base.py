@@ -183,8 +183,15 @@ class BaseDataset:
         return digest(*self._content())
 
     def _content(self) -> Sequence[Any]:
-        """All that the ground truth depends on, JSON-able."""
-        raise NotImplementedError
+        """All that the ground truth depends on, JSON-able.
+
+        Raises:
+            SuiteError: If a data set says neither this nor its fingerprint.
+        """
+        raise SuiteError(
+            f"{type(self).__name__} inherits BaseDataset: expected a method _content() that returns all that its "
+            "ground truth depends on (ids, boxes, classes), or a fingerprint() of its own; see docs/extending.md."
+        )
 
     def _warn_if_partial(self) -> None:
         complete, message = self.verify_counts()

@@ -203,15 +203,17 @@ def test_a_yaml_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, capsys):
     assert message.count("\n") == 1
 
 
-def test_a_yaml_may_leave_out_what_has_a_default():
+def test_a_yaml_may_leave_out_what_has_a_default(tmp_path):
+    for group, key in (("explainer", "call"), ("dataset", "loader")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(f"name: mine\n{key}: {{_target_: mine.mine}}\n")
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "explainer=mine", "dataset=mine"]
     with initialize_config_dir(CONFIGS, version_base="1.3"):
-        words = ["~explainer.stochastic", "~explainer.label", "~dataset.budget", "~dataset.networks"]
-        cfg = compose("evaluate", [])
-        for word in words:
-            group, _, key = word[1:].partition(".")
-            assert key in cfg[group]
-        bare = compose("evaluate", ["explainer=uniform"])
-    assert bare.explainer.stochastic is False and bare.explainer.label
+        bare = compose("evaluate", words)
+    settings.check_settings(bare, "evaluate")
+    assert bare.explainer == {"name": "mine", "label": "mine", "stochastic": False, "expensive": False,
+                              "control": False, "call": {"_target_": "mine.mine"}}  # fmt: skip
+    assert bare.dataset.networks and bare.dataset.budget in bare.budgets
 
 
 # ---------------------------------------------------------------- names of folders
