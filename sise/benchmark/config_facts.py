@@ -29,7 +29,7 @@ def controls() -> tuple[str, ...]:
 
 
 def spreads() -> Mapping[str, Mapping[str, float]]:
-    """What rounding makes of an explainer's means from machine to machine (``spread:``), in points by metric."""
+    """What rounding makes of an explainer's pair from machine to machine (``spread:``): s.d. in points, by metric."""
     return {name: config.spread for name, config in _group("explainer").items() if "spread" in config}
 
 

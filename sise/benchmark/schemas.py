@@ -24,7 +24,7 @@ class Budget:
 
 @dataclass
 class Explainer:
-    """``configs/explainer/*.yaml``."""
+    """``configs/explainer/**/*.yaml``; ``inner`` is the explainer that one of another's maps is given."""
 
     name: str = MISSING
     call: dict[str, Any] = MISSING
@@ -33,6 +33,7 @@ class Explainer:
     expensive: bool = False
     control: bool = False
     by_layer: bool = False
+    inner: dict[str, Any] | None = None
     budget: Budget | None = None
     spread: dict[str, float] = field(default_factory=dict)
 

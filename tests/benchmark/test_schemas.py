@@ -1,11 +1,15 @@
 """What users write in YAML is checked by name and type, and so is all that is shipped."""
 
+import copy
+
 import pytest
 from checkout import ROOT
+from compositions import composed
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sise.benchmark import schemas
+from sise.benchmark.run import settings
 from sise.benchmark.tables.definitions import Definition, check, read
 from sise.errors import SuiteError
 
@@ -15,7 +19,7 @@ CALL = {"_target_": "mine.explain", "_partial_": True, "root": "${explainer.name
 @pytest.mark.parametrize("name, schema", [("explainer", schemas.Explainer), ("dataset", schemas.Dataset),
                                           ("table", Definition)])  # fmt: skip
 def test_what_is_shipped_fits(name, schema):
-    files = sorted((ROOT / "configs" / name).glob("*.yaml"))
+    files = sorted((ROOT / "configs" / name).rglob("*.yaml"))
     assert len(files) > 5
     for file in files:
         settings = OmegaConf.load(file)
@@ -31,6 +35,11 @@ def test_a_table_takes_from_another_what_it_does_not_say():
     assert own == {"name", "title", "published", "datasets"} and len(fourth["columns"]) == 15
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         assert OmegaConf.to_container(compose("make_tables", ["table=sise_table4"]).table) == fourth
+
+
+@pytest.mark.parametrize("choice", ["explainer=of_another/gated", "explainer=grad_cam_authors", "dataset=hans_others"])
+def test_so_does_what_inherits(choice):
+    settings.check_settings(copy.deepcopy(composed("evaluate", choice)), "evaluate")
 
 
 def test_nothing_is_looked_up():

@@ -101,6 +101,7 @@ def foot(table: Table, runs: Sequence[Run]) -> list[Note]:
     return notes
 
 
+PASSES = frozenset({"forward_passes", "backward_passes"})
 SHOWN = {
     "means": "",
     "errors": " ± standard error (images as clusters)",
@@ -125,6 +126,8 @@ def _how_to_read(table: Table) -> list[Note]:
     for key in [key for key in STATUS if key in counts]:
         mark, meaning = STATUS[key]
         notes.append(f"Status {mark + ' ' if mark else ''}{key} ({counts[key]} cells): {meaning}.")
+    if PASSES & set(table.metrics):
+        notes.append("Passes are an image's, shared by its classes: one pass for three classes is 0.33 for each.")
     return [Note(text, about_marks=True) for text in notes]
 
 

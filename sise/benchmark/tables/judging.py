@@ -120,10 +120,11 @@ def margin_of(cell: Mapping[str, Any], spread: float = 0.0) -> float:
 
     Args:
         cell: From :func:`measure`.
-        spread: What the method's own rounding makes of the mean, from machine to machine.
+        spread: What the method's own rounding makes of one pair from machine to machine, a standard deviation.
     """
+    of_rounding = 2 * spread / math.sqrt(cell["n"]) if cell["n"] else 0.0
     of_seeds = 0.0 if math.isnan(cell["seed s.d."]) else 2 * cell["seed s.d."] / math.sqrt(cell["seeds"])
-    return max(ROUNDING, of_seeds, spread)
+    return max(ROUNDING, of_seeds, of_rounding)
 
 
 def rank(values: Mapping[str, float], metric: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ LABELS = {
 STATUS = {  # mark in a cell, meaning
     "reproduced": ("=", "official complete dataset, official weights, the settings and the budget that are shipped for "
                    "the paper, and the difference is rounding: at most 0.05 points, or for a random method 2 standard "
-                   "deviations of its seeds' mean, or the spread that a method has between machines"),
+                   "deviations of its seeds' mean, or 2 of what rounding makes of a mean from machine to machine"),
     "close": ("≈", "the same, but the difference is larger, and at most 0.5 points"),
     "differs": ("≠", "the same, but the difference is larger"),
     "partial": ("~", "the paper's dataset and weights, but fewer pairs, a smaller budget, a single seed, changed "

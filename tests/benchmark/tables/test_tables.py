@@ -15,6 +15,7 @@ import pytest
 from checkout import ROOT
 from hand_made import CONTROLS, DEFINITIONS, PUBLISHED, failed, make_run, make_table, ok, told_in
 
+from sise.benchmark import config_facts
 from sise.benchmark.tables import formats, words
 from sise.benchmark.tables.build import build
 from sise.benchmark.tables.foot import departures_of
@@ -225,10 +226,20 @@ def test_records_of_other_code_or_images_reproduce_nothing(tmp_path):
 
 
 def test_a_margin_is_rounding_or_what_the_method_itself_varies_by():
-    cell = {"seed s.d.": math.nan, "seeds": 1}
-    assert margin_of(cell) == 0.05 and margin_of(cell, spread=0.8) == 0.8
-    assert margin_of({"seed s.d.": 0.3, "seeds": 4}) == pytest.approx(0.3)  # 2 · 0.3 / √4
-    assert margin_of({"seed s.d.": 0.01, "seeds": 4}) == 0.05
+    cell = {"seed s.d.": math.nan, "seeds": 1, "n": 100}
+    assert margin_of(cell) == 0.05 and margin_of(cell, spread=4.0) == pytest.approx(0.8)  # 2 · 4 / √100
+    assert margin_of(cell | {"n": 0}, spread=4.0) == 0.05
+    assert margin_of(cell | {"seed s.d.": 0.3, "seeds": 4}) == pytest.approx(0.3)  # 2 · 0.3 / √4
+    assert margin_of(cell | {"seed s.d.": 0.01, "seeds": 4}) == 0.05
+
+
+def test_the_spread_of_extremal_perturbation_is_the_measured_one():
+    """The largest standard deviation of a pair's difference: the standard error of the mean times the root of pairs."""
+    measured = pd.read_csv(ROOT / "results" / "rounding_shapes.csv")
+    deviations = (measured["standard error"] * measured["pairs"] ** 0.5).groupby(measured["metric"]).max()
+    assert {metric: float(f"{deviation:.2g}") for metric, deviation in deviations.items()} == dict(
+        config_facts.spreads()["extremal_perturbation"]
+    )
 
 
 def test_sise_does_not_pass_for_ada_sise():
