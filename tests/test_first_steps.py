@@ -29,7 +29,7 @@ def numbers(texts: list[str]) -> list[float]:
 def test_the_notebook_runs_and_says_the_same():
     committed = nbformat.read(NOTEBOOK, as_version=4)
     fresh = nbformat.read(NOTEBOOK, as_version=4)
-    client = nbclient.NotebookClient(fresh, timeout=1800, kernel_name="python3",
+    client = nbclient.NotebookClient(fresh, timeout=600, kernel_name="python3",
                                      resources={"metadata": {"path": str(NOTEBOOK.parent)}})  # fmt: skip
     client.execute()
     words, then = said(fresh), said(committed)

@@ -585,7 +585,7 @@ def test_nothing_is_left_changed_after_an_exception(name, touchy):
 @pytest.mark.parametrize("name", WITH_BLANK_MAPS)
 def test_config_names_every_hyperparameter_with_its_default(name):
     config = OmegaConf.load(CONFIGS / f"{name}.yaml")
-    assert set(config) - {"budget", "expensive"} == {"name", "label", "stochastic", "call"}
+    assert set(config) - {"budget", "expensive", "spread"} == {"name", "label", "stochastic", "call"}
     assert "budget" not in config or config.budget.setting in config.call
     assert config.name == name and config.stochastic is ("seed" in config.call)
     budgets = {"paper": {"rise_masks": 4000, "extremal_perturbation_iterations": 800}}

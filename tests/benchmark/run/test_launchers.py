@@ -244,6 +244,7 @@ def running(outputs: Path) -> dict[int, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SISE_CLUSTER" not in os.environ, reason="SISE_CLUSTER=1 starts a cluster of Ray on this machine")
 def test_a_ray_cluster_that_loses_a_worker_and_a_node_and_gets_another_ends_with_equal_records(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
