@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sise.devices import allow_tf32
-from sise.errors import SuiteError, choose
+from sise.errors import SuiteError, WrongSetting, choose
 from sise.maps import minmax, upsample
 from sise.probe.capture import captured, take_gradients
 from sise.probe.probe import Probe
@@ -199,11 +199,14 @@ def layer_gradients(probe: Probe, inputs: Tensor, layer: str, targets: Sequence[
         The (N, K) scores, the (N, C, h, w) feature maps, and the (T, N, C, h, w) gradients of each target's score.
 
     Raises:
+        WrongSetting: If the network does not take this size.
         SuiteError: If there is no gradient, or one that is not finite.
     """
     with torch.enable_grad(), tf32_as_engine(probe), captured(probe.network, [layer]) as maps:
         given = inputs.detach().clone().requires_grad_()
-        scores = check_scores(probe.network(given.clone()), len(inputs))  # it may write into its input
+        with refusing_size(probe, inputs.shape[2:]):
+            scores = probe.network(given.clone())  # it may write into its input
+        scores = check_scores(scores, len(inputs))
     gradients = []
     for number, target in enumerate(targets):
         with torch.enable_grad(), tf32_as_engine(probe):
@@ -212,6 +215,27 @@ def layer_gradients(probe: Probe, inputs: Tensor, layer: str, targets: Sequence[
     passes = max(1, round(len(inputs) * inputs[0].numel() / probe.image.numel()))
     probe.count(forward=passes, backward=passes * len(targets))
     return scores.detach(), maps[layer].detach(), torch.stack(gradients)
+
+
+@contextmanager
+def refusing_size(probe: Probe, size: Sequence[int]) -> Iterator[None]:
+    """Says of a network that fails at another size than the probe's that it takes no other.
+
+    Raises:
+        WrongSetting: In place of the network's own error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if tuple(size) == probe.size:
+            raise
+        given, own = (" × ".join(map(str, sides)) for sides in (size, probe.size))
+        raise WrongSetting(
+            f"this explainer runs the network at {given}, which fails there ({type(error).__name__}: {error}) and not "
+            f"at {own}: take an explainer that keeps the image's size, or a network that takes others."
+        ) from error
 
 
 def noisy_copies(probe: Probe, count: int, noise: float, seed: int) -> Tensor:

@@ -28,7 +28,7 @@ from sise.baselines.smooth_grad import smooth_grad
 from sise.baselines.smooth_grad_cam_pp import smooth_grad_cam_pp
 from sise.baselines.ucag import ucag
 from sise.baselines.xgrad_cam import xgrad_cam
-from sise.errors import SuiteError
+from sise.errors import SuiteError, WrongSetting
 from sise.maps import minmax, upsample
 
 
@@ -193,6 +193,17 @@ def test_costs_of_other_sizes_are_counted_in_passes_of_the_images_size(vgg):
     with vgg.bill() as bill:
         cameras(vgg, TARGETS, scales=[1.0, 2.0])
     assert (bill.forward, bill.backward) == (1 + 1 + 4, 2 * (1 + 4))  # one forward pass for the scores
+
+
+@pytest.mark.parametrize("explain", [cameras, ucag])
+def test_a_network_of_one_size_is_refused_where_another_is_asked_of_it(explain):
+    head = nn.Linear(4 * 8 * 8, 3)
+    probe = probe_of(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), head).eval(), image_of(8), cam_layer="0"
+    )
+    with pytest.raises(WrongSetting, match=r"runs the network at \d+ × \d+, which fails .*shapes.* and not at 8 × 8"):
+        explain(probe, [0])
+    assert cameras(probe, [0], scales=[1.0]).shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize("base", ["grad_cam", "grad_cam_pp", "hires_cam"])
