@@ -68,7 +68,8 @@ def ablation_cam(
     maps = probe.feature_maps(layer)
     weights = torch.zeros(len(targets), len(maps), dtype=torch.float64, device=probe.device)
     run = _Continuation(probe, layer)
-    for channels in maps.flatten(1).any(dim=1).nonzero()[:, 0].split(batch_size):
+    at_once = 1 if probe.scorer.alone else batch_size
+    for channels in maps.flatten(1).any(dim=1).nonzero()[:, 0].split(at_once):
         kept = torch.ones(len(channels), len(maps), device=maps.device)
         kept[torch.arange(len(channels)), channels] = 0
         scores = run.scores(maps * kept.view(*kept.shape, *[1] * len(probe.size)))

@@ -202,6 +202,18 @@ def layer_gradients(probe: Probe, inputs: Tensor, layer: str, targets: Sequence[
         WrongSetting: If the network does not take this size.
         SuiteError: If there is no gradient, or one that is not finite.
     """
+    if len(inputs) == 1 or not probe.scorer.alone:
+        try:
+            return _of_one_batch(probe, inputs, layer, targets)
+        except SuiteError:  # a layer may run once per image
+            if len(inputs) == 1:
+                raise
+    parts = [_of_one_batch(probe, one, layer, targets) for one in inputs.split(1)]
+    scores, maps, gradients = zip(*parts, strict=True)
+    return torch.cat(scores), torch.cat(maps), torch.cat(gradients, dim=1)
+
+
+def _of_one_batch(probe: Probe, inputs: Tensor, layer: str, targets: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     with torch.enable_grad(), tf32_as_engine(probe), captured(probe.network, [layer]) as maps:
         given = inputs.detach().clone().requires_grad_()
         with refusing_size(probe, inputs.shape[2:]):
@@ -226,7 +238,7 @@ def refusing_size(probe: Probe, size: Sequence[int]) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, SuiteError):
         raise
     except Exception as error:
         if tuple(size) == probe.size:

@@ -192,11 +192,24 @@ class RuledGraph:
             image = self._image.clone()  # the network may write into its input
             operations.follow(image, raw=True)
             with operations:
-                scores = check_scores(probe.network(image), 1)
+                scores = check_scores(self._run(image), 1)
         probe.count(forward=1)
         operations.check(scores)
         self._scores = scores
         self.scores = scores.detach()[0]
+
+    def _run(self, image: Tensor) -> Tensor:
+        try:
+            return self._probe.network(image)
+        except (torch.OutOfMemoryError, SuiteError):
+            raise
+        except Exception as error:  # in float32 it had run
+            if image.dtype != torch.float64:
+                raise
+            raise SuiteError(
+                "the network cannot be run in float64, in which this explainer computes: it fails with "
+                f"{type(error).__name__}: {error}. Take lrp, which computes in float32."
+            ) from error
 
     def backward(self, seed: Tensor, to: str | None = None, start: str | None = None) -> Tensor:
         """Takes relevance back; counted as one backward pass.

@@ -176,9 +176,15 @@ def test_ablation_cam_of_a_network_that_needs_as_many_images_as_maps(again):
 
 
 def test_ablation_cam_says_that_a_network_cannot_run_on():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(0), nn.Unflatten(0, (1, -1))).eval()
-    with pytest.raises(SuiteError, match=r"return a tensor of scores \(N, K\) with N = 4"):
-        ablation_cam(probe_of(network, image_of(8), cam_layer="0"), [0])
+    class NeedsAll(nn.Module):
+        def forward(self, maps):
+            if not maps.flatten(2).any(dim=2).all():
+                raise RuntimeError("an empty map")
+            return maps.mean(dim=(2, 3))
+
+    probe = probe_of(nn.Sequential(nn.Conv2d(3, 4, 3), NeedsAll()).eval(), image_of(8), cam_layer="0")
+    with pytest.raises(SuiteError, match=r"cannot run on from '0' with 4 maps \(an empty map\); name a layer behind"):
+        ablation_cam(probe, [0])
 
 
 def test_cameras_at_scale_one_is_hires_cam_of_resized_maps(vgg):

@@ -191,6 +191,17 @@ def test_rsp_loses_what_places_without_input_have(networks, monkeypatch):
         assert left == pytest.approx(float(seed.double().sum()) - sum(ended), rel=1e-3)
 
 
+def test_rap_says_of_a_network_that_it_cannot_run_in_float64():
+    class Single(nn.Module):
+        def forward(self, x):
+            if x.dtype != torch.float32:
+                raise TypeError("float32 only")
+            return x.mean(dim=(2, 3))
+
+    with pytest.raises(SuiteError, match=r"cannot be run in float64, .*TypeError: float32 only"):
+        rap(probe_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Single()).eval()), [0])
+
+
 def test_a_negative_score_turns_the_map_of_rap_over(networks):
     probe = probe_of(networks["vgg16"])
     scores = probe.scores()
