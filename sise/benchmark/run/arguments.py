@@ -9,7 +9,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 from hydra.utils import get_object
@@ -17,6 +17,46 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sise.errors import SuiteError, choose
+from sise.ranges import Range
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "max_iter": (1, 1_000_000),
+    # a side as a multiple of the image's, or a Gaussian's width: memory grows with its square
+    "scales": (0.1, 10),
+    "enlarge": (0.1, 10),
+    "crop": (0.01, 1),
+    "smooth": (0, 1),
+    "sigma": (0, 500),
+    "max_blur": (0, 500),
+    # pixels
+    "Preprocessing.size": (1, 8192),
+    "Preprocessing.resize": (1, 8192),
+    "extremal_perturbation.step": (1, 1000),
+    # cells along a side, or segments
+    "cells": (1, 1000),
+    "patches": (1, 1000),
+    "n_segments": (2, 1000),
+    # held in memory at once, a megabyte and more each
+    "n": (1, 10_000),
+    "samples": (1, 10_000),
+    "steps": (1, 10_000),
+    "num_levels": (2, 100),
+    # the quadrature's rule takes a time that grows with its cube
+    "integrated_gradients.n_steps": (2, 5000),
+    # of data sets whose images are drawn here
+    "GridScenes.cells": (2, 10),
+    "network.cells": (2, 10),
+    "GridScenes.count": (1, 100_000),
+    "Hans.marked": (0, 100_000),
+    "Hans.others": (0, 100_000),
+    "Shapes.test": (1, 300_000),
+}
+"""What is asked of an image, in numbers that a machine can hold, by the setting's name; of one function or class alone
+as ``<its name>.<setting>``. It stands here and not in the annotations since it says nothing of the method: to move it
+makes no record stale."""
+MOST = 1_000_000
+"""Of all other whole numbers."""
 
 
 def check_arguments(what: str, function: Callable[..., Any], given: int) -> None:
@@ -49,12 +89,19 @@ def check_loader(what: str, node: DictConfig) -> None:
         SuiteError: If a setting has another type than is declared.
     """
     try:
-        target = get_object(node._target_)
         settings = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+        _check_target(what, settings)
     except (ImportError, ValueError, OmegaConfBaseException):
         return
+
+
+def _check_target(what: str, settings: Mapping[str, Any]) -> None:
+    """Checks what a ``_target_`` is given, and what those among it are given."""
+    target = get_object(settings["_target_"])
     for name, value in settings.items():
-        if not name.startswith("_") and not isinstance(value, dict):
+        if isinstance(value, dict) and "_target_" in value:
+            _check_target(f"{what}.{name}", value)
+        elif not name.startswith("_") and not isinstance(value, dict):
             _check(what, vars(target).get("__init__", target), name, value)
 
 
@@ -64,6 +111,29 @@ def _check(what: str, function: Callable[..., Any], name: str, value: object) ->
         choose(f"{name} of {what}", value, names)
     if not _fits(value, kind):
         raise SuiteError(f"{what}: expected {name} to be {_in_words(kind)}; got {name}={value!r}")
+    limit, numbers = _limit(function, name), value if _is_list(value) else [value]
+    if kind is not Any and not all(limit.holds(n) for n in cast("Sequence", numbers) if _is_number(n)):
+        raise SuiteError(
+            f"{what}: expected {name} {limit.words}: with others an image takes more memory or time than there is, or "
+            f"nothing is left of it; got {name}={value!r}"
+        )
+
+
+def _limit(function: Callable[..., Any], name: str) -> Range:
+    """What a number may be whatever its declared range; all of those that are not whole, unless :data:`LIMITS` says."""
+    owner = function.__qualname__.removesuffix(".__init__")
+    if found := LIMITS.get(f"{owner}.{name}", LIMITS.get(name)):
+        least, most = found
+        return Range(f"from {least} to {most}", lambda value: least <= value <= most)
+    return Range(f"up to {MOST}", lambda value: not isinstance(value, int) or value <= MOST)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, collections.abc.Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
@@ -93,8 +163,7 @@ def _fits(value: Any, kind: Any) -> bool:
         accepted = {int: int, float: int | float, bool: bool, str: str}[kind]
         return isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)) and _finite(value)
     if typing.get_origin(kind) is collections.abc.Sequence:
-        listed = isinstance(value, collections.abc.Sequence) and not isinstance(value, str)
-        return listed and all(_fits(one, inner[0]) for one in value)
+        return _is_list(value) and all(_fits(one, inner[0]) for one in value)
     return True
 
 

@@ -25,6 +25,8 @@ from sise.errors import SuiteError, choose
 NO_DEPARTURE = ("outputs", "shard", "only", "limit", "variant", "device", "overwrite", "dry_run", "estimate",
                 "maps.keep", "maps.leave_free")  # fmt: skip
 """Settings that a run's numbers do not depend on."""
+MOST_SEEDS = 1000
+"""Of an explainer: each is a run of its own."""
 
 
 def compose_cells(
@@ -151,8 +153,10 @@ def _seeds(cell: dict) -> list[dict]:
         SuiteError: If there is not a number of them.
     """
     count = cell.pop("seeds", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise SuiteError(f"explainer={cell['explainer']}: expected seeds to be a whole number from 1; got {count}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_SEEDS:
+        raise SuiteError(
+            f"explainer={cell['explainer']}: expected seeds to be a whole number from 1 to {MOST_SEEDS}; got {count}"
+        )
     return [cell, *({**cell, "seed": seed} for seed in range(1, count))]
 
 

@@ -31,6 +31,14 @@ COUNTS = ("count", "masks", "masks_per_layer", "rounds", "precision.images", "sh
 """Settings that count something there must be one of."""
 SIZES = ("width", "kilobytes", "megabytes", "tables.seconds", "training.lr")
 """Settings that measure something which cannot be empty."""
+MOST = 1_000_000
+"""The largest of both kinds: with more, nothing would ever be done."""
+MOST_WIDTH = 100
+"""As many times as wide as it is published, a network still fits into a machine."""
+MOST_IMAGES = 65_536
+"""Images in a batch, or read ahead: no memory holds more."""
+MOST_PIXELS = 8192
+"""Of an image's side."""
 SCHEMAS = {"explainer": schemas.Explainer, "dataset": schemas.Dataset}
 """Groups whose files users write."""
 KEEP = ("none", "expensive", "all")
@@ -80,12 +88,15 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
         "watch": ("null or seconds above 0", lambda v: v is None or (_number(v) and v > 0)),
         "estimate": ("true, false or seconds above 0", lambda v: isinstance(v, bool) or (_number(v) and v > 0)),
         "maps.leave_free": ("GiB, a number from 0", lambda v: _number(v) and v >= 0),
-        "engine.batch_size": ("null or a whole number from 1", lambda v: v is None or _whole(v, 1)),
+        "engine.batch_size": (
+            f"null or a whole number from 1 to {MOST_IMAGES}",
+            lambda v: v is None or _whole(v, 1, MOST_IMAGES),
+        ),
         "engine.threads": (
             f"null or a whole number from 1 to {MOST_THREADS}",
-            lambda v: v is None or (_whole(v, 1) and int(str(v)) <= MOST_THREADS),
+            lambda v: v is None or _whole(v, 1, MOST_THREADS),
         ),
-        "engine.read_ahead": ("a whole number from 0", lambda v: _whole(v, 0)),
+        "engine.read_ahead": (f"a whole number from 0 to {MOST_IMAGES}", lambda v: _whole(v, 0, MOST_IMAGES)),
         "engine.stop_after": ("null or a whole number from 1", lambda v: v is None or _whole(v, 1)),
         "explainer.call.mu": ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1),
     }
@@ -94,11 +105,13 @@ def check_settings(cfg: DictConfig, config_name: str) -> None:
     of_engine = ("lossless", "compile", "graphs", "fast", "malloc", "cache")
     switches = ("overwrite", "dry_run", *(f"engine.{name}" for name in of_engine))
     rules |= dict.fromkeys(switches, ("true or false", lambda v: isinstance(v, bool)))
-    rules |= dict.fromkeys(COUNTS, ("a whole number from 1", lambda v: _whole(v, 1)))
-    rules |= dict.fromkeys(SIZES, ("a number above 0", lambda v: _number(v) and v > 0))
+    rules |= dict.fromkeys(COUNTS, (f"a whole number from 1 to {MOST}", lambda v: _whole(v, 1, MOST)))
+    rules |= dict.fromkeys(SIZES, (f"a number above 0, up to {MOST}", lambda v: _number(v) and 0 < v <= MOST))
+    rules["width"] = (f"a number above 0, up to {MOST_WIDTH}", lambda v: _number(v) and 0 < v <= MOST_WIDTH)
+    rules["training.size"] = (f"pixels from 1 to {MOST_PIXELS}", lambda v: _whole(v, 1, MOST_PIXELS))
     rules |= dict.fromkeys(("training.momentum", "training.weight_decay"), ("from 0", lambda v: _number(v) and v >= 0))
     rules["training.seed"] = rules["seed"]
-    rules["training.threads"] = ("null or a whole number from 1", lambda v: v is None or _whole(v, 1))
+    rules["training.threads"] = rules["engine.threads"]
     rules["training.epochs"] = (
         "a whole number from 1, or a list of them",
         lambda v: all(_whole(one, 1) for one in (v or [0] if isinstance(v, ListConfig) else [v])),
@@ -161,8 +174,8 @@ def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _whole(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def checked_words(words: Sequence[str], config_name: str) -> list[str]:

@@ -86,6 +86,33 @@ def test_every_number_and_name_that_is_an_option_has_a_range(function):
                     check_arguments("x", partial(function, **{option.name: wrong}), given)
 
 
+@pytest.mark.parametrize("function", [*EXPLAINERS, *METRICS], ids=lambda f: f.__name__)
+def test_no_whole_number_is_more_than_a_machine_can_hold(function):
+    options = list(inspect.signature(function).parameters.values())
+    given = sum(option.kind is not option.KEYWORD_ONLY for option in options)
+    for option in options[given:]:
+        if type(option.default) is int and option.name != "count_offset":
+            with pytest.raises(SuiteError, match=rf"expected {option.name} .*; got {option.name}=1{'0' * 19}"):
+                check_arguments("x", partial(function, **{option.name: 10**19}), given)
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "said"),
+    [
+        (explainer_of("cameras"), {"scales": [1.0, 1000.0]}, "expected scales from 0.1 to 10: with others"),
+        (explainer_of("cameras"), {"scales": [1e-9]}, "expected scales from 0.1 to 10"),
+        (explainer_of("ucag"), {"enlarge": 1e-9}, "expected enlarge from 0.1 to 10"),
+        (explainer_of("gradient"), {"smooth": 9.0}, "expected smooth from 0 to 1"),
+        (explainer_of("integrated_gradients"), {"n_steps": 100_000}, "expected n_steps from 2 to 5000"),
+        (explainer_of("random"), {"cells": 100_000}, "expected cells from 1 to 1000"),
+        (extremal_perturbation, {"sigma": 1e6}, "expected sigma from 0 to 500"),
+    ],
+)
+def test_nothing_is_made_absurdly_large_or_small(function, given, said):
+    with pytest.raises(SuiteError, match=rf"^explainer=x: {said}.*got"):
+        check_arguments("explainer=x", partial(function, **given), 2)
+
+
 def test_settings_of_metrics_have_ranges_too():
     for metric, wrong in (
         (pointing, {"tolerance": -1}),
@@ -106,11 +133,20 @@ def test_settings_of_metrics_have_ranges_too():
         ({"test": 1.5}, "expected test to be int; got test=1.5"),
         ({"test": True}, "expected test to be int"),
         ({"seed": float("nan")}, "expected seed to be int"),
+        ({"seed": -1}, "expected seed from 0 to"),
+        ({"test": 10**9}, "expected test from 1 to 300000"),
+        ({"_target_": "sise.benchmark.datasets.hans.Hans", "marked": 10**10}, "expected marked from 0 to"),
+        ({"_target_": "sise.benchmark.datasets.grid_pointing.GridScenes", "cells": 99}, "expected cells from 2 to 10"),
+        ({"_target_": "sise.benchmark.models.grid_pointing.network", "cells": 99}, "expected cells from 2 to 10"),
+        (
+            {"shown": {"_target_": "sise.benchmark.models.preprocessing.Preprocessing", "size": [10**6, 10**6]}},
+            "expected size from 1 to 8192",
+        ),
     ],
 )
 def test_a_setting_of_a_data_set_has_its_type(settings, said):
-    node = OmegaConf.create({"_target_": "sise.benchmark.datasets.shapes.Shapes", "root": "nowhere", **settings})
-    with pytest.raises(SuiteError, match=rf"^dataset.loader: {said}"):
+    node = OmegaConf.create({"_target_": "sise.benchmark.datasets.shapes.Shapes", "root": "nowhere"} | settings)
+    with pytest.raises(SuiteError, match=rf"^dataset.loader.*: {said}"):
         check_loader("dataset.loader", node)
 
 

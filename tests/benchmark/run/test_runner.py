@@ -404,6 +404,11 @@ def test_a_typo_is_one_message_and_exit_code_2(words, said, monkeypatch, capsys,
         ("status", ["watch=often"], "watch: expected null or seconds above 0"),
         ("performance", ["rounds=0"], "rounds: expected a whole number from 1"),
         ("performance", ["peers.rounds=0"], "peers.rounds: expected a whole number from 1"),
+        ("performance", ["rounds=9999999999"], "rounds: expected a whole number from 1 to 1000000"),
+        ("performance", ["width=9999"], "width: expected a number above 0, up to 100"),
+        ("evaluate", ["engine.read_ahead=9999999999"], "engine.read_ahead: expected a whole number from 0 to 65536"),
+        ("evaluate", ["engine.batch_size=9999999999"], "engine.batch_size: expected null or a whole number from 1 to"),
+        ("train", ["training=severstal", "training.size=999999"], "training.size: expected pixels from 1 to 8192"),
     ],
 )
 def test_every_command_refuses_a_wrong_setting(command, words, said, monkeypatch, capsys):
