@@ -19,21 +19,27 @@ class MissingExtra(SuiteError, ImportError):
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra, of a checkout or of a wheel."""
+    """The command that installs an extra of a checkout; behind a wheel, which no index has, its absent packages."""
     if (_CHECKOUT / "pyproject.toml").is_file():
         return f"pip install -e '.[{extra}]'"
-    return f"pip install '{_DISTRIBUTION}[{extra}]'"
+    asked = _asked_by(extra)
+    absent = [one for name, one in asked.items() if not _is_installed(name)] or list(asked.values())
+    return " ".join(["pip install", *(f"'{one}'" for one in absent)])
 
 
 def missing(extra: str) -> list[str]:
     """The packages of an extra that are not installed; none where the suite itself is not, and cannot say."""
+    return [name for name in _asked_by(extra) if not _is_installed(name)]
+
+
+def _asked_by(extra: str) -> dict[str, str]:
+    """The packages of an extra, each with the versions that are asked for."""
     try:
         requirements = importlib.metadata.requires(_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return []
-    named = [one.partition(";")[0] for one in requirements if re.search(rf"extra == ['\"]{extra}['\"]", one)]
-    names = [found[0] for one in named if (found := re.match(r"[\w.-]+", one.strip())) and "[" not in one]
-    return [name for name in names if not _is_installed(name)]
+        return {}
+    named = [one.partition(";")[0].strip() for one in requirements if re.search(rf"extra == ['\"]{extra}['\"]", one)]
+    return {found[0]: one for one in named if (found := re.match(r"[\w.-]+", one)) and "[" not in one}
 
 
 def require(extra: str, what: str) -> None:

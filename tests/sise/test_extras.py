@@ -94,4 +94,5 @@ def test_what_is_missing_is_what_the_installed_suite_asks_for(monkeypatch, tmp_p
     with pytest.raises(MissingExtra, match=r"it needs .*no-such-package-a and 1 more\)"):
         extras.require("bench", "it")
     monkeypatch.setattr(extras, "_CHECKOUT", tmp_path)
-    assert extras.how_to_install("ray") == "pip install 'sise-benchmark[ray]'"
+    assert extras.how_to_install("ray") == "pip install 'no-such-c'"
+    assert extras.how_to_install("bench") == "pip install 'no-such-package-a>=1' 'no-such-b'"
