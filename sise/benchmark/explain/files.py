@@ -76,7 +76,9 @@ def explain_image(
         _write_map(one, image, explaining, probe, folder, fact["files"])
         empty = "" if one.saliency.any() else ", an empty map: no evidence found"
         label = f"{one.cell.cfg.explainer.label} of {classes[one.target]!r}"
-        lines.append(f"  {label}: {folder / fact['files'][0]} ({one.costs['forward_passes']:.0f} passes{empty})")
+        passes = round(one.costs["forward_passes"])
+        cost = f"{passes} pass" + "es" * (passes != 1)
+        lines.append(f"  {label}: {folder / fact['files'][0]} ({cost}{empty})")
     if panel:
         with whole(folder / panel) as draft:
             panel_of(maps, image, explaining, probe).save(draft, KILOBYTES, explaining.note)

@@ -112,6 +112,7 @@ FAMILIES: dict[str, tuple[Entry, ...]] = {
         Entry("integrated_grad_cam", LAYER + ", along a path", POSITIVE),
         Entry("smooth_grad_cam_pp", LAYER + ", with noise", POSITIVE),
         Entry("ablation_cam", "scores without a feature map", POSITIVE),
+        Entry("grad_cam_package", LAYER, POSITIVE),
     ),
     "Surrogates and occlusion": (
         Entry("occlusion", FORWARD),
@@ -147,8 +148,11 @@ MISSING = (
         "explains a pair of images, no saliency map: `python scripts/figures.py figure=similarity`",
     ),
     Missing("DeepLIFT, Deep SHAP", "captum's fail on ResNets, and on ReLU6 are input times gradient without a warning"),
-    Missing("Eigen-CAM", "the same map for every class, of undetermined sign"),
-    Missing("further classes of the package grad-cam", "an adapter is not built yet"),
+    Missing(
+        "Eigen-CAM, KPCA-CAM, FEM, FinerCAM, Seg-Eigen-CAM",
+        "by the package grad-cam: `explainer=grad_cam_package explainer.call.method=EigenCAM`; the first three give "
+        "the same map for every class",
+    ),
     Missing("IS-CAM, SS-CAM, Group-CAM, LIFT-CAM", "not built yet; variants of Score-CAM at many passes per map"),
     Missing("Relevance-CAM, Poly-CAM, Opti-CAM, HSIC, AGF", "not built yet"),
     Missing("attention rollout, LRP for transformers", "no transformer is among the suite's networks"),
