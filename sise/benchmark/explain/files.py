@@ -6,6 +6,7 @@ What is written, and every setting, stands in configs/explain.yaml; ``sise.expla
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from sise.benchmark.explain.asked import find_targets, image_files, read_picture
 from sise.benchmark.explain.pictures import KILOBYTES, layers_sheet, overlay_of, panel_of
 from sise.benchmark.explain.session import Explaining, Map, reason_of
 from sise.benchmark.names import folder_name
-from sise.benchmark.records.files import file_hash, whole
+from sise.benchmark.records.files import DRAFT, FULL_DISK, file_hash, whole
 from sise.benchmark.run.left_behind import WeightsChanged
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError
@@ -173,11 +174,13 @@ def run(cfg: DictConfig, configs: Sequence[DictConfig]) -> int:
         How many images failed, as a whole or for one of the explainers.
 
     Raises:
-        SuiteError: If there is no image, the network cannot be made, or a target is no class of it.
+        SuiteError: If there is no image, the network cannot be made, a target is no class of it, or the disk is full.
+        OSError: If nothing can be written to ``out``.
     """
     files = image_files(cfg.image)
     explaining = Explaining(configs)
     targets = find_targets(cfg.target, explaining.model.classes)
+    _check_writable(Path(cfg.out))
     print("\n".join(explaining.describe()), flush=True)
     failures: list[str] = []
     partly: dict[tuple[str, str], list[Path]] = {}
@@ -190,6 +193,11 @@ def run(cfg: DictConfig, configs: Sequence[DictConfig]) -> int:
             except WeightsChanged:
                 raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in FULL_DISK:
+                    raise SuiteError(
+                        f"the disk of {cfg.out} is full, at {path}; the maps of the images before it are there: free "
+                        "some space and explain the others"
+                    ) from error
                 failures.append(f"{path} failed: {reason_of(error)}")
                 log.debug("traceback", exc_info=error)
                 continue
@@ -207,6 +215,18 @@ def run(cfg: DictConfig, configs: Sequence[DictConfig]) -> int:
         print(f"\n{len(files) - failed} of {len(files)} images explained", end="")
         print(f", {incomplete} of them not by every explainer" if incomplete else "")
     return failed + incomplete
+
+
+def _check_writable(out: Path) -> None:
+    """Makes a file where maps are to lie, or above, and takes it away: no map is to be made that cannot be kept.
+
+    Raises:
+        OSError: If that is not possible.
+    """
+    there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
+    draft = there / f"{DRAFT}{os.getpid()}"
+    draft.touch()
+    draft.unlink()
 
 
 def _folders(files: Sequence[Path], out: Path) -> list[Path]:

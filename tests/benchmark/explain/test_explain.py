@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import functools
 import json
 import os
@@ -278,6 +279,31 @@ def test_an_explainer_that_refuses_does_not_stop_the_others(ask, tmp_path, capsy
     assert ask(f"image={tmp_path}/a.png", "target=0", "explainer=rap", f"out={tmp_path}/none", model=gelu_model) == 1
     assert f"{tmp_path}/a.png failed: RAP: gelu" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_first_picture(ask, tmp_path, monkeypatch):
+    picture().save(tmp_path / "box.png")
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr(explain_files, "explain_image", lambda *_: pytest.fail("it was explained"))
+    with pytest.raises(OSError, match="out"):
+        ask(f"image={tmp_path}/box.png")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_full_disk_stops_all_pictures(ask, tmp_path, monkeypatch):
+    asked_for = []
+
+    def full(explaining, path, folder, targets):
+        asked_for.append(path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        picture().save(tmp_path / "in" / f"{name}.png")
+    monkeypatch.setattr(explain_files, "explain_image", full)
+    with pytest.raises(SuiteError, match=r"disk of .*out is full, at .*a\.png; the maps of the images before it"):
+        ask(f"image={tmp_path}/in")
+    assert len(asked_for) == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_setting_out_of_range_is_refused_before_the_first_picture(ask, tmp_path):
