@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sise.benchmark.figures.colours import INK, PALE, SALIENCY
+from sise.benchmark.records.files import whole
 from sise.benchmark.records.provenance import DPI, save_image
 
 SMALLEST = 0.75
@@ -75,7 +76,8 @@ class Sheet:
                 break
         else:
             log.warning("%s is %d KB, more than %s", path, data.tell() // 1024, kilobytes)
-        path.write_bytes(data.getvalue())
+        with whole(path.resolve()) as draft:  # a link stays one
+            draft.write_bytes(data.getvalue())
         return path
 
 

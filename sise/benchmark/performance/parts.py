@@ -47,6 +47,7 @@ def run(cfg: DictConfig) -> list[Report]:
     for measure in dict.fromkeys(known[part] for part in cfg.parts):  # the run-time tables are measured together
         begun = time.perf_counter()
         found: list[Report] = []
+        kept: dict[str, list[str]] = {}
         meanwhile = Meanwhile()
         for found in measure(cfg, device):  # what is there after each network, so that an interruption keeps it
             for report in found:
@@ -54,9 +55,9 @@ def run(cfg: DictConfig) -> list[Report]:
                     report.notes = [*report.notes, PROCESSOR_TIME]
                 if report.timed:
                     report.notes = [*report.notes, *meanwhile.notes()]
-                report.write(cfg.results, cfg.outputs, device)
+                kept[report.name] = report.write(cfg.results, cfg.outputs, device, overwrite=cfg.overwrite)[1]
         for report in found:
-            print(f"\n{report.to_text()}", flush=True)
+            print("\n".join(["", report.to_text(), *kept[report.name]]), flush=True)
         reports += found
         log.info("took %.1f min", (time.perf_counter() - begun) / 60)
     return reports

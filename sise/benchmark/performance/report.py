@@ -16,6 +16,7 @@ import torch
 from sise.benchmark.markdown import markdown_table
 from sise.benchmark.records.environment import environment
 from sise.benchmark.records.files import csv_text, write_whole
+from sise.benchmark.tables.result_files import ResultFolder
 
 
 @dataclass
@@ -51,24 +52,31 @@ class Report:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         return "\n".join([self.title, lines[0], "-" * len(lines[0]), *lines[1:], *(f"* {n}" for n in self.notes)])
 
-    def write(self, results: str | Path, outputs: str | Path, device: torch.device) -> Path:
+    def write(
+        self, results: str | Path, outputs: str | Path, device: torch.device, *, overwrite: bool = False
+    ) -> tuple[Path, list[str]]:
         """Writes ``results/performance_<name>_<kind>.{csv,md}`` and the raw samples below ``outputs``.
 
+        Args:
+            results, outputs: The folders.
+            device: That was measured.
+            overwrite: Replaces a table of more networks, methods, images or masks, too.
+
         Returns:
-            The Markdown file.
+            The Markdown file, and why it was not written; nothing if it was.
         """
         results, outputs, kind = Path(results), Path(outputs) / "benchmark", device_kind(device)
-        results.mkdir(parents=True, exist_ok=True)
+        kept: list[str] = []
         outputs.mkdir(parents=True, exist_ok=True)
         here = environment(device)
         file = results / f"performance_{self.name}_{kind}.md"
-        write_whole(file, self.to_markdown(here))
-        write_whole(file.with_suffix(".csv"), csv_text(self.table))
+        texts = {file.name: self.to_markdown(here), f"{file.stem}.csv": csv_text(self.table)}
+        ResultFolder(results, overwrite, kept.append).write(texts)
         stamp = here["time"].replace(":", "").replace("+0000", "Z")
         raw = {"report": self.name, "notes": self.notes, "environment": here, "samples": self.samples}
         raw["table"] = json.loads(self.table.to_json(orient="records"))
         write_whole(outputs / f"{self.name}_{kind}_{stamp}.json", json.dumps(raw, default=_plain))
-        return file
+        return file, kept
 
     def _cells(self) -> list[list[str]]:
         return [[_text(value) for value in row] for row in self.table.itertuples(index=False)]

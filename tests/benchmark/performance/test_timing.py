@@ -163,7 +163,8 @@ def test_runners_that_fail_are_left_out_and_named():
 def test_a_report_is_written_with_its_machine_and_its_samples(tmp_path):
     table = pd.DataFrame([{"what": "a | b", "ratio": 0.123456, "met": True}, {"what": "c", "ratio": None, "met": None}])
     report = Report("thing", "A thing", table, ["a note"], {"a": [1.0, 2.0]})
-    file = report.write(tmp_path / "results", tmp_path / "outputs", torch.device("cpu"))
+    file, kept = report.write(tmp_path / "results", tmp_path / "outputs", torch.device("cpu"))
+    assert not kept
     text = file.read_text()
     assert file.name == "performance_thing_cpu.md"
     assert "| a \\| b | 0.123 | yes |" in text and "| c |  |  |" in text and "- a note" in text
@@ -172,6 +173,19 @@ def test_a_report_is_written_with_its_machine_and_its_samples(tmp_path):
     assert pd.read_csv(file.with_suffix(".csv"))["ratio"][0] == 0.123456
     (raw,) = (tmp_path / "outputs" / "benchmark").glob("thing_cpu_*.json")
     assert json.loads(raw.read_text())["samples"] == {"a": [1.0, 2.0]}
+
+
+def test_a_table_of_more_networks_stays(tmp_path):
+    def write(networks, **options):
+        table = pd.DataFrame({"network": networks, "seconds": 1.0})
+        return Report("thing", "A thing", table).write(tmp_path, tmp_path / "o", torch.device("cpu"), **options)
+
+    file, kept = write(["resnet50", "vgg16"])
+    assert not kept
+    (said,) = write(["resnet50"])[1]
+    assert "NOT written: performance_thing_cpu.md" in said and "vgg16: 1 there, 0 now): overwrite=true" in said
+    assert "vgg16" in file.read_text()
+    assert not write(["resnet50"], overwrite=True)[1] and "vgg16" not in file.read_text()
 
 
 def test_the_processors_time_that_others_take_is_seen(monkeypatch):

@@ -6,8 +6,10 @@ import errno
 import os
 
 import pytest
+from PIL import Image
 
 from sise.benchmark.records.files import DiskFull, write_whole
+from sise.benchmark.records.provenance import save_image
 from sise.benchmark.tables.result_files import ResultFolder
 
 BEFORE, NOW = "metric,n\nEBPG,3\n", "metric,n\nEBPG,5\n"
@@ -43,3 +45,31 @@ def test_a_file_that_may_not_be_written_is_not_replaced(tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match=r"a\.csv"):
         write_whole(file, NOW)
     assert file.read_text() == BEFORE
+
+
+def test_what_a_hand_wrote_into_a_table_is_not_replaced(tmp_path):
+    said = []
+    folder, texts = ResultFolder(tmp_path, say=said.append), {"a.csv": BEFORE, "a.md": "# A\n\n- a note\n"}
+    for _ in range(2):
+        assert len(folder.write(texts)) == 2 and not said
+    (tmp_path / "a.md").write_text((tmp_path / "a.md").read_text().replace("a note", "my note"))
+    assert folder.write({**texts, "a.csv": NOW}) == [] and (tmp_path / "a.csv").read_text() == BEFORE
+    assert said == [
+        "NOT written: a.csv, a.md. a.md was changed by hand since it was made: overwrite=true replaces it, "
+        "results=<folder> writes elsewhere."
+    ]
+    assert ResultFolder(tmp_path, overwrite=True).write(texts) and "my note" not in (tmp_path / "a.md").read_text()
+    (tmp_path / "a.md").write_text("of a version without hashes")
+    assert folder.write(texts)
+
+
+@pytest.mark.parametrize("content", ["text", "picture"])
+def test_a_picture_that_is_not_the_suites_is_not_replaced(tmp_path, content):
+    said, file = [], tmp_path / "mine.png"
+    folder = ResultFolder(tmp_path, say=said.append)
+    assert folder.may_draw("mine.png", 3)
+    file.write_text("notes") if content == "text" else Image.new("RGB", (4, 4)).save(file)
+    assert not folder.may_draw("mine.png", 3) and "was not drawn by the suite" in said[0]
+    assert ResultFolder(tmp_path, overwrite=True).may_draw("mine.png", 3)
+    save_image(Image.new("RGB", (4, 4)), file, ".png", '{"made_of": 3}')
+    assert folder.may_draw("mine.png", 3)
