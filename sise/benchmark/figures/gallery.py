@@ -122,9 +122,7 @@ def draw(cfg: DictConfig, cells: Sequence[Cell]) -> list[Path]:
     if not results.may_draw(PICTURE, images * len(shown)):
         return []
     sheet = gallery(cfg, groups)
-    note = provenance(
-        status(cells), choose_device(cfg.device), images * len(shown), squares=sheet.boxes(["", *shown])
-    )
+    note = provenance(status(cells), choose_device(cfg.device), images * len(shown), squares=sheet.boxes(["", *shown]))
     files = [sheet.save(results.path / PICTURE, cfg.kilobytes, note)]
     if not cfg.gallery.explainers:
         page = Path(cfg.gallery.docs) / PAGE

@@ -179,8 +179,9 @@ def test_statistics_tell_reduced_budgets_and_what_made_them(tmp_path):
     text = written(tmp_path, table="sise_table1")[1].read_text()
     assert "- VGG16, Extremal Perturbation: budget: 10 iterations (paper: 800).\n" in text
     assert text.count("budget") == 1 and "of 9 images" not in text
-    assert text.partition("\n[//]: ")[0].endswith("- Made by `python scripts/evaluate.py experiment=sise_table1 dataset=voc2007`, then `python "
-                         "scripts/make_tables.py table=sise_table1`.\n")  # fmt: skip
+    shown = text.partition("\n[//]: ")[0]
+    assert shown.endswith("- Made by `python scripts/evaluate.py experiment=sise_table1 dataset=voc2007`, then `python "
+                          "scripts/make_tables.py table=sise_table1`.\n")  # fmt: skip
 
 
 def test_a_trial_leaves_a_larger_table_and_what_is_beside_it(tmp_path):

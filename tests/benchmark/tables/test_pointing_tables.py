@@ -246,8 +246,8 @@ def test_an_experiment_runs_what_its_tables_show(name):
     assert all(explainer in NOT_RUN or variant == "ucag-wgcam" for explainer, variant, _ in shown - set(run))
 
 
-def test_every_explainer_plays_the_pointing_game():
-    explainers = {file.stem for file in (ROOT / "configs/explainer").glob("*.yaml")}
+def test_every_explainer_of_the_suite_plays_the_pointing_game():
+    explainers = {file.stem for file in (ROOT / "configs/explainer").glob("*.yaml")} - {"grad_cam_package"}
     assert {column["explainer"] for column in DEFINITION["columns"]} == explainers
 
 
