@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from sise.benchmark.models.detector import (
 from sise.benchmark.models.weights import file_hash
 from sise.benchmark.records.files import write_whole
 from sise.benchmark.run.preparing import keep_freed_memory
+from sise.benchmark.training.processes import in_processes
 from sise.errors import SuiteError
 
 __all__ = ["evaluate", "run", "targets_of", "train"]
@@ -62,10 +62,9 @@ def drawn(seed: int, split: str, count: int, processes: int) -> tuple[Tensor, li
     jobs = [(seed, split, index) for index in range(count)]
     images = np.empty((count, drawing.SIZE, drawing.SIZE, 3), np.uint8)
     objects = []
-    with multiprocessing.Pool(processes) as pool:
-        for index, (image, boxes, classes) in enumerate(pool.imap(_draw, jobs, chunksize=32)):
-            images[index] = image
-            objects.append((torch.from_numpy(boxes), torch.from_numpy(classes)))
+    for index, (image, boxes, classes) in enumerate(in_processes(_draw, jobs, processes)):
+        images[index] = image
+        objects.append((torch.from_numpy(boxes), torch.from_numpy(classes)))
     return torch.from_numpy(images), objects
 
 

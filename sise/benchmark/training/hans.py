@@ -7,7 +7,6 @@ scenes show another one. The figures that are kept beside the weights are comput
 from __future__ import annotations
 
 import copy
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sise.benchmark.models import course_weights
 from sise.benchmark.models.hans import VGG5, network, preprocessing, shipped_weights
 from sise.benchmark.models.hans_effects import effects
 from sise.benchmark.run.preparing import keep_freed_memory
+from sise.benchmark.training.processes import in_processes
 from sise.errors import SuiteError
 
 __all__ = ["run", "test", "train"]
@@ -140,8 +140,7 @@ def _draw(job: tuple[int, int]) -> np.ndarray:
 def drawn(seed: int, count: int, processes: int) -> tuple[Tensor, Tensor]:
     """Network inputs (N, 3, 112, 112) float16 of the first training scenes, and their classes (N,)."""
     jobs = [(seed, index) for index in range(count)]
-    with multiprocessing.Pool(processes) as pool:
-        inputs = np.stack(pool.map(_draw, jobs, chunksize=32))
+    inputs = np.stack(list(in_processes(_draw, jobs, processes)))
     return torch.from_numpy(inputs), torch.arange(count) % len(CLASSES)
 
 

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import os
 import shlex
 import time
@@ -33,6 +32,7 @@ from sise.benchmark.models import architectures
 from sise.benchmark.models.architectures import VGG16, ResNet50
 from sise.benchmark.records.files import whole, write_whole
 from sise.benchmark.run.preparing import keep_freed_memory
+from sise.benchmark.training.processes import in_processes
 from sise.errors import SuiteError, choose
 
 WIDTHS = {"vgg16": {"width": 0.25, "hidden": 128}, "resnet50": {"width": 0.25}}
@@ -102,11 +102,10 @@ def load_scenes(folder: Path, seed: int, split: str, count: int, threads: int) -
         images = np.lib.format.open_memmap(draft, "w+", np.uint8, (count, scenes.SIZE, scenes.SIZE, 3))
         labels = np.zeros((count, len(scenes.CLASSES)), np.float32)
         jobs = [(seed, split, index) for index in range(count)]
-        with multiprocessing.Pool(threads) as pool:
-            drawn = pool.imap_unordered(_draw, jobs, chunksize=32)
-            for index, image, class_ids in tqdm(drawn, total=count, desc=f"drawing {split}", unit="scene"):
-                images[index] = image
-                labels[index, class_ids] = 1
+        drawn = in_processes(_draw, jobs, threads)
+        for index, image, class_ids in tqdm(drawn, total=count, desc=f"drawing {split}", unit="scene"):
+            images[index] = image
+            labels[index, class_ids] = 1
         images.flush()
         del images
         np.save(labels_path, labels)
