@@ -78,7 +78,7 @@ def test_what_adds_deletes_or_chooses_is_left_to_hydra(monkeypatch, word):
     assert composing._of_cell(composing._Shipped("evaluate"), words) == words == asked[0]
 
 
-@pytest.mark.parametrize("seeds", ["0", "-2", "1.5", "true", "1000000000"])
+@pytest.mark.parametrize("seeds", ["0", "-2", "1.5", "true", "1001"])
 def test_the_seeds_of_a_random_explainer_are_counted_from_one(seeds):
     with pytest.raises(SuiteError, match="explainer=rise: expected seeds to be a whole number from 1 to 1000; got"):
         cells_of("experiment=sise_table1", f"budgets.embedded.seeds={seeds}")
