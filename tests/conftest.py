@@ -3,11 +3,21 @@
 import os
 from collections import Counter
 
+import pytest
+
 import sise.benchmark  # isort: skip  # before torch, which reads what it sets in the environment
 import torch
 
 assert sise.benchmark.process.DEFAULTS.keys() <= os.environ.keys()
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A test begins with as many threads as the first one, whatever those before it set."""
+    if torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
 
 
 def pytest_collection_modifyitems(config, items):
