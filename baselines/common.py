@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Annotated
 
 import torch
@@ -202,12 +202,9 @@ def layer_gradients(probe: Probe, inputs: Tensor, layer: str, targets: Sequence[
         WrongSetting: If the network does not take this size.
         SuiteError: If there is no gradient, or one that is not finite.
     """
-    if len(inputs) == 1 or not probe.scorer.alone:
-        try:
+    if len(inputs) > 1 and not probe.scorer.alone:
+        with suppress(SuiteError):  # a layer may run once per image
             return _of_one_batch(probe, inputs, layer, targets)
-        except SuiteError:  # a layer may run once per image
-            if len(inputs) == 1:
-                raise
     parts = [_of_one_batch(probe, one, layer, targets) for one in inputs.split(1)]
     scores, maps, gradients = zip(*parts, strict=True)
     return torch.cat(scores), torch.cat(maps), torch.cat(gradients, dim=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from sise.baselines.common import cam_layer_of, check_targets, no_maps, tf32_as_engine, to_saliency
 from sise.errors import SuiteError, choose
 from sise.extras import require
-from sise.probe.capture import captured, check_gradient, take_gradients
+from sise.probe.capture import captured, take_gradients
 from sise.probe.probe import Probe
 from sise.ranges import one_of
 from sise.scoring import check_scores
@@ -81,57 +82,50 @@ def _instance(method: str, probe: Probe) -> Any:
 
 def _of_target(probe: Probe, cam: Any, method: str, layer: str, target: int) -> Tensor:
     """(h, w), both signs."""
-    maps: Any = probe.feature_maps(layer)[None]
-    if method == "KPCA_CAM" and bool((maps == maps[..., :1, :1]).all()):  # its component would be one of rounding
-        return torch.zeros_like(maps[0, 0])
-    gradients: Any = None
-    if method == "FinerCAM":
-        gradients = _of_differences(probe, layer, target)
-    elif cam.uses_gradients and method != "ShapleyCAM":
-        gradients = probe.gradients(layer, target, of="logit")[None]
     if method == "ShapleyCAM":
-        maps, gradients = _with_graph(probe, layer, target)
+        found = _shapley(probe, cam, layer, target)
     else:
-        maps, gradients = (None if part is None else part.detach().cpu().numpy() for part in (maps, gradients))
-    try:
-        found = cam.get_cam_image(probe.image, None, [target], maps, gradients, eigen_smooth=False)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        if method != "ShapleyCAM":
-            raise
-        raise SuiteError(f"ShapleyCAM needs second derivatives, which the network has not: {error}") from error
+        maps, gradients = probe.feature_maps(layer), None
+        if method == "KPCA_CAM" and bool((maps == maps[:, :1, :1]).all()):  # its component would be one of rounding
+            return torch.zeros_like(maps[0])
+        if method == "FinerCAM":
+            gradients = _own_pass(probe, layer, _differences(probe, target))[1].cpu().numpy()
+        elif cam.uses_gradients:
+            gradients = probe.gradients(layer, target, of="logit")[None].cpu().numpy()
+        found = cam.get_cam_image(None, None, None, maps[None].cpu().numpy(), gradients, eigen_smooth=False)
     combined = torch.as_tensor(found[0]).detach().to(probe.image)
     span, largest = combined.max() - combined.min(), combined.abs().max()
     return torch.where(span > ROUNDING * largest, combined, 0)
 
 
-def _of_differences(probe: Probe, layer: str, target: int) -> Tensor:
-    """(1, C, h, w) gradient of FinerCAM's score."""
+def _shapley(probe: Probe, cam: Any, layer: str, target: int) -> Tensor:
+    """(1, h, w) of ShapleyCAM, which differentiates the gradients again."""
+    maps, gradients = _own_pass(probe, layer, itemgetter(target), twice=True)
+    gradients = gradients + 0 * maps  # where the score is linear in the maps, its second derivative is 0
+    try:
+        return cam.get_cam_image(None, None, None, maps, gradients, eigen_smooth=False)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise SuiteError(f"ShapleyCAM needs second derivatives, which the network has not: {error}") from error
+
+
+def _differences(probe: Probe, target: int) -> Callable[[Tensor], Tensor]:
+    """FinerCAM's score of a target, a function of all scores (K,)."""
     from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 
     distances = (probe.scores() - probe.scores()[target]).abs()
     distances[target] = -1
-    nearest = distances.argsort(stable=True)[1 : 1 + NEAREST].tolist()
-    with torch.enable_grad(), tf32_as_engine(probe), captured(probe.network, [layer]) as captured_maps:
-        scores = check_scores(probe.network(probe.image.clone().requires_grad_()), 1)
-        score = FinerWeightedTarget(target, nearest, 1)(scores[0])
-        found = take_gradients(score, {repr(layer): captured_maps[layer]})[repr(layer)]
-    probe.count(forward=1, backward=1)
-    return found
+    return FinerWeightedTarget(target, distances.argsort(stable=True)[1 : 1 + NEAREST].tolist(), 1)
 
 
-def _with_graph(probe: Probe, layer: str, target: int) -> tuple[Tensor, Tensor]:
-    """(1, C, h, w) feature maps and gradients that can be differentiated again, once."""
-    with torch.enable_grad(), tf32_as_engine(probe), captured(probe.network, [layer]) as captured_maps:
+def _own_pass(
+    probe: Probe, layer: str, score: Callable[[Tensor], Tensor], *, twice: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(1, C, h, w) feature maps, and gradients of a function of the scores (K,); ``twice``: to differentiate again."""
+    with torch.enable_grad(), tf32_as_engine(probe), captured(probe.network, [layer]) as found:
         scores = check_scores(probe.network(probe.image.clone().requires_grad_()), 1)
-        maps, score = captured_maps[layer], scores[0, target]
-        gradients = None
-        if score.requires_grad and maps.requires_grad:
-            (gradients,) = torch.autograd.grad(score, maps, create_graph=True, allow_unused=True)
-        if gradients is None:  # says why
-            gradients = take_gradients(score, {repr(layer): maps})[repr(layer)]
-        gradients = gradients + 0 * maps  # where the score is linear in the maps, its second derivative is 0
-    check_gradient(gradients, repr(layer))
-    probe.count(forward=1, backward=2)
-    return maps, gradients
+        maps = {repr(layer): found[layer]}
+        gradients = take_gradients(score(scores[0]), maps, create_graph=twice)
+    probe.count(forward=1, backward=1 + twice)
+    return maps[repr(layer)], gradients[repr(layer)]

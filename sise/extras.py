@@ -23,7 +23,7 @@ def how_to_install(extra: str) -> str:
     if (_CHECKOUT / "pyproject.toml").is_file():
         return f"pip install -e '.[{extra}]'"
     asked = _asked_by(extra)
-    absent = [one for name, one in asked.items() if not _is_installed(name)] or list(asked.values())
+    absent = [asked[name] for name in missing(extra)] or list(asked.values())
     return " ".join(["pip install", *(f"'{one}'" for one in absent)])
 
 

@@ -15,7 +15,12 @@ from sise.torch_state import eager
 
 
 def take_gradients(
-    scalar: Tensor, tensors: Mapping[str, Tensor], *, unused: Container[str] = (), retain_graph: bool = False
+    scalar: Tensor,
+    tensors: Mapping[str, Tensor],
+    *,
+    unused: Container[str] = (),
+    retain_graph: bool = False,
+    create_graph: bool = False,
 ) -> dict[str, Tensor]:
     """Gradients of a scalar with respect to tensors, each refused where it would make a wrong map without a word.
 
@@ -24,6 +29,7 @@ def take_gradients(
         tensors: By the name of their place in the network, for messages.
         unused: Names of tensors that the scores need not depend on: their gradient is zero then.
         retain_graph: Keep the graph for further gradients.
+        create_graph: Make the gradients ones that can be differentiated again, which keeps the graph, too.
 
     Returns:
         The gradients by the same names, in the same order.
@@ -35,7 +41,13 @@ def take_gradients(
     found: dict[str, Tensor | None] = {}
     if connected:
         try:
-            values = torch.autograd.grad(scalar, list(connected.values()), retain_graph=retain_graph, allow_unused=True)
+            values = torch.autograd.grad(
+                scalar,
+                list(connected.values()),
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
+            )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # an operation in the network that has no gradient, or not in this way

@@ -47,7 +47,7 @@ def one_by_one(network, segments):
     return torch.stack(rows).float()
 
 
-def close(a, b):
+def assert_close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 
 
@@ -63,7 +63,7 @@ def test_scores_equal_one_by_one(build, size, lossless):
         Segment(picture(size, 1), masks(4, (5, 7), 2), mode="nearest"),
         Segment(image, masks(2, (3, 3), 3), fill=blurred),
     ]
-    close(Scorer(network, batch_size=4, lossless=lossless).score(segments), one_by_one(network, segments))
+    assert_close(Scorer(network, batch_size=4, lossless=lossless).score(segments), one_by_one(network, segments))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 11, 12, 64, None])
@@ -72,19 +72,19 @@ def test_batch_size_makes_no_difference(batch_size):
     segments = [Segment(image, masks(7, (10, 14))), Segment(image, masks(5, (20, 28)), fill=image * 0 + 1)]
     scorer = Scorer(network, batch_size=batch_size)
     once = scorer.score(segments)
-    close(once, one_by_one(network, segments))
+    assert_close(once, one_by_one(network, segments))
     assert torch.equal(scorer.score(segments), once)  # nothing is left in the buffer
     assert scorer.passes == 24
-    close(scorer.score(segments[:1]), once[:7])
+    assert_close(scorer.score(segments[:1]), once[:7])
     inputs = torch.cat([picture(seed=seed) for seed in range(5)])
-    close(scorer.score_inputs(inputs), network(inputs).detach())
+    assert_close(scorer.score_inputs(inputs), network(inputs).detach())
 
 
 def test_bool_masks_and_empty_segments():
     network, image = plain(), picture()
     binary = masks(3, (40, 56)) > 0.5
     got = Scorer(network).score([Segment(image, binary[:0]), Segment(image, binary)])
-    close(got, one_by_one(network, [Segment(image, binary)]))
+    assert_close(got, one_by_one(network, [Segment(image, binary)]))
     with pytest.raises(ValueError, match="no masks"):
         Scorer(network).score([Segment(image, binary[:0])])
 
@@ -112,11 +112,11 @@ def test_running_out_of_memory_goes_on_in_halves(room, lossless, caplog):
     segments = [Segment(image, masks(13, (10, 14))), Segment(picture(seed=1), masks(8, (20, 28)))]
     scorer = Scorer(Small(network, room), batch_size=16, lossless=lossless)
     with caplog.at_level(logging.WARNING):
-        close(scorer.score(segments), one_by_one(network, segments))
+        assert_close(scorer.score(segments), one_by_one(network, segments))
     assert scorer.passes == 21 and scorer.batch_size <= room
     assert "out of memory" in caplog.text
     caplog.clear()
-    close(scorer.score(segments), one_by_one(network, segments))
+    assert_close(scorer.score(segments), one_by_one(network, segments))
     assert not caplog.text  # the smaller size is remembered
 
 
@@ -204,7 +204,7 @@ def test_networks_that_cannot_be_folded_run_as_they_are(wrapper, precision):
     segments = [Segment(image, masks(6, (10, 14)))]
     scores = Scorer(wrapper(network).eval(), batch_size=4, precision=precision).score(segments)
     if precision == "fp32":
-        close(scores, one_by_one(network, segments))
+        assert_close(scores, one_by_one(network, segments))
     else:
         torch.testing.assert_close(scores, one_by_one(network, segments), rtol=0.05, atol=0.05)
 
@@ -215,7 +215,7 @@ def test_a_copy_that_differs_is_noticed_at_any_scale():
             return 1e-5 * super().forward(x)
 
     network, segments = residual(), [Segment(picture(), masks(6, (10, 14)))]
-    close(1e5 * Scorer(Small(network).eval(), batch_size=4).score(segments), one_by_one(network, segments))
+    assert_close(1e5 * Scorer(Small(network).eval(), batch_size=4).score(segments), one_by_one(network, segments))
 
 
 def test_shared_layers_are_folded_correctly_or_not_at_all():
@@ -233,7 +233,7 @@ def test_shared_layers_are_folded_correctly_or_not_at_all():
 
     network = seeded(Twice())
     segments = [Segment(picture(), masks(6, (10, 14)))]
-    close(Scorer(network, batch_size=4).score(segments), one_by_one(network, segments))
+    assert_close(Scorer(network, batch_size=4).score(segments), one_by_one(network, segments))
 
 
 # ------------------------------------------------------------------------------------------------ left alone
@@ -373,9 +373,9 @@ def test_networks_that_write_into_their_input():
     segments = [Segment(image, masks(6, (10, 14)))]
     inputs = torch.cat([image, picture(seed=1)])
     scorer = Scorer(Overwriting(network).eval(), batch_size=4)
-    close(scorer.score(segments), one_by_one(Halving(network), segments))
+    assert_close(scorer.score(segments), one_by_one(Halving(network), segments))
     assert torch.equal(image, before)
-    close(scorer.score_inputs(inputs), network(inputs * 0.5).detach())
+    assert_close(scorer.score_inputs(inputs), network(inputs * 0.5).detach())
     assert torch.equal(inputs[:1], before)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sise.benchmark.explain.asked import find_targets, image_files, read_picture
 from sise.benchmark.explain.pictures import KILOBYTES, layers_sheet, overlay_of, panel_of
 from sise.benchmark.explain.session import Explaining, Map, reason_of
 from sise.benchmark.names import folder_name
-from sise.benchmark.records.files import DRAFT, FULL_DISK, file_hash, whole
+from sise.benchmark.records.files import FULL_DISK, file_hash, whole
 from sise.benchmark.run.left_behind import WeightsChanged
 from sise.benchmark.terminal import Progress
 from sise.errors import SuiteError
@@ -224,9 +225,8 @@ def _check_writable(out: Path) -> None:
         OSError: If that is not possible.
     """
     there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
-    draft = there / f"{DRAFT}{os.getpid()}"
-    draft.touch()
-    draft.unlink()
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def _folders(files: Sequence[Path], out: Path) -> list[Path]:
