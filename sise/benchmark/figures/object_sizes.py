@@ -21,7 +21,10 @@ from sise.benchmark.tables.words import LOWER_IS_BETTER, label_of
 __all__ = ["object_sizes", "write"]
 
 matplotlib.use("Agg")  # files only; no display is needed
-ACROSS = 4
+ACROSS = 3
+NAMES_ACROSS = 6
+MARKERS = "osD^v"  # another for each round of the ten colours
+DASHES = ["--", ":", "-.", (0, (1, 3)), (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1))]
 
 
 def object_sizes(table: Table, found: pd.DataFrame, model: str) -> Figure:
@@ -35,21 +38,32 @@ def object_sizes(table: Table, found: pd.DataFrame, model: str) -> Figure:
     rows = found[(found["stratum"] == "area") & (found["model"] == model)]
     parts = [part for part in STRATA["area"].names if part in set(rows["part"])]
     metrics = [metric for metric in table.metrics if metric not in COSTS and metric in set(rows["metric"])]
-    figure = Figure(figsize=(13, 3 * math.ceil(len(metrics) / ACROSS) + 0.6), layout="constrained")
-    panels = figure.subplots(math.ceil(len(metrics) / ACROSS), ACROSS, squeeze=False).ravel()
+    controls = [column.label for column in table.columns if column.control]
+    methods = [column.label for column in table.columns if not column.control]
+    down, names = math.ceil(len(metrics) / ACROSS), math.ceil(len(table.columns) / NAMES_ACROSS)
+    figure = Figure(figsize=(13, 3 * down + 0.25 * names + 0.4), layout="constrained")
+    panels = figure.subplots(down, ACROSS, squeeze=False).ravel()
     for axes, metric in zip(panels, metrics, strict=False):
         for column in table.columns:
             line = rows[(rows["metric"] == metric) & (rows["method"] == column.label)].set_index("part").reindex(parts)
             if line["mean"].notna().any():
-                look = {"color": "0.65", "linestyle": "--"} if column.control else {"marker": "o"}
+                if column.control:
+                    look = {
+                        "color": "0.5",
+                        "linestyle": DASHES[controls.index(column.label) % len(DASHES)],
+                        "zorder": 1,
+                    }
+                else:
+                    turn, colour = divmod(methods.index(column.label), 10)
+                    look = {"color": f"C{colour}", "marker": MARKERS[turn % len(MARKERS)], "markersize": 4, "zorder": 2}
                 axes.errorbar(range(len(parts)), line["mean"], line["standard error"], capsize=2, label=column.label,
-                              **look)  # fmt: skip
+                              linewidth=1.2, elinewidth=0.8, **look)  # fmt: skip
         axes.set_title(f"{label_of(metric)} {'↓' if metric in LOWER_IS_BETTER else '↑'}", fontsize=10)
-        axes.set_xticks(range(len(parts)), parts, fontsize=7)
+        axes.set_xticks(range(len(parts)), parts, fontsize=8)
         axes.grid(alpha=0.3)
     for axes in panels[len(metrics) :]:
         axes.remove()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=NAMES_ACROSS, frameon=False)
     counts = rows.groupby("part")["n"].max()
     figure.suptitle(
         f"{label_of(model)} on {table.dataset}, by the object's share of the image: "
