@@ -71,7 +71,7 @@ class ImageHashes:
         self._files = dataset if isinstance(dataset, ImageFiles) else None
         self._index = index_of(outputs, dataset.name)
         self._known = _read(self._index)
-        self._folders: dict[Path, Path] = {}  # where they really are
+        self._folders: dict[str, str] = {}  # where they really are
         self._seen: dict[str, str] = {}  # by image, for replaced() of many runs
         self._judged: tuple[Mapping[tuple[str, str], int] | None, int] = None, 0  # runs of the same images share it
         self._changed = False
@@ -85,10 +85,11 @@ class ImageHashes:
             stat = path.stat()
             facts = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
             # several roots may hold a dataset of one name, and a folder's place is nobody's business
-            folder = self._folders.get(path.parent)
+            named, name = os.path.split(path)  # a quarter of the time of pathlib's, which counts for 40,000 images
+            folder = self._folders.get(named)
             if folder is None:
-                folder = self._folders[path.parent] = path.parent.resolve()
-            key = hashlib.sha256(os.fsencode(folder / path.name)).hexdigest()[:16]
+                folder = self._folders[named] = os.path.realpath(named)
+            key = hashlib.sha256(os.fsencode(os.path.join(folder, name))).hexdigest()[:16]
             known = self._known.get(key, [])
             if known[1:] != [*facts, image_id]:
                 unchanged = known[1:4] == facts  # of a version that did not keep the image's name

@@ -185,9 +185,11 @@ def _with_departures(
     presets = [o for o in overrides if o.split("=", 1)[0].partition("@")[0] in GROUPS]  # explainer@explainer.inner
     if all(o in presets or o.split("=", 1)[0] in NO_DEPARTURE for o in overrides):
         return cfg
-    shipped = compose(config_name, presets) if shipped is None else copy.deepcopy(shipped)
-    for key, value in flat(OmegaConf.to_container(shipped)).items():
-        if value == "???":  # nothing is shipped there, so whatever it is set to departs from nothing
+    shipped = compose(config_name, presets) if shipped is None else shipped
+    open_keys = [key for key, value in flat(OmegaConf.to_container(shipped)).items() if value == "???"]
+    if open_keys:  # nothing is shipped there, so whatever it is set to departs from nothing
+        shipped = copy.deepcopy(shipped)
+        for key in open_keys:
             OmegaConf.update(shipped, key, OmegaConf.select(cfg, key))
     found = departures(identity_config(cfg), identity_config(shipped), ignored=SEEDS)
     with open_dict(cfg):
