@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,9 @@ def read_image(
     except SuiteError:
         raise
     except FileNotFoundError:
-        raise SuiteError(f"{dataset}: expected the image {path}, which does not exist; unpack it again") from None
+        alike = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*"))
+        instead = f"there is {' and '.join(alike)}: rename it" if alike else "unpack it again"
+        raise SuiteError(f"{dataset}: expected the image {path}, which does not exist; {instead}") from None
     except Exception as error:  # a damaged file can raise anything
         raise SuiteError(f"{dataset}: {path} is not a readable image ({error}); unpack it again") from error
 

@@ -282,13 +282,13 @@ class TestVOC:
 
     def test_missing_and_broken_images_are_errors_of_their_sample_only(self, tmp_path):
         folder = write_voc(tmp_path, {**SCENE, "3": [("dog", (1, 1, 2, 2), False)]})
-        (folder / "JPEGImages" / "000007.jpg").unlink()
+        (folder / "JPEGImages" / "000007.jpg").rename(folder / "JPEGImages" / "000007.JPG")
         whole = (folder / "JPEGImages" / "000012.jpg").read_bytes()
         (folder / "JPEGImages" / "000012.jpg").write_bytes(whole[: len(whole) // 2])
         Image.new("RGB", (9, 8)).save(folder / "JPEGImages" / "3.jpg")
         dataset = VOC2007(tmp_path)
         for image_id, message in (
-            ("000007", "does not exist"),
+            ("000007", "does not exist; there is 000007.JPG: rename it"),
             ("000012", "not a readable image"),
             ("3", r"9x8 pixels, expected 10x8"),
             ("4", "no image '4'"),

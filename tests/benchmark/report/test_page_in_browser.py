@@ -294,5 +294,11 @@ def test_on_paper_there_are_no_controls_and_nothing_is_cut(browser):
         assert not any(e.is_displayed() for e in browser.find_elements(By.CSS_SELECTOR, selector)), selector
     script = "return [...document.querySelectorAll('.scroll')].map(part => getComputedStyle(part).overflow)"
     assert set(browser.execute_script(script)) == {"visible"}
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('details:not(nav details, details details)')].map("
+        "part => [part.classList.contains('detail'), part.lastElementChild.checkVisibility()])"
+    )
+    assert {detail for detail, _ in shown} == {True, False}
+    assert all(visible != detail for detail, visible in shown)  # settings and long tables as they were left: closed
     printed = browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
     assert base64.b64decode(printed).startswith(b"%PDF")
