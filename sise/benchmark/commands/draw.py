@@ -119,9 +119,12 @@ def _detections(cfg: DictConfig) -> list[Path]:
 def _curves(cfg: DictConfig) -> list[Path]:
     """Curves of MNIST-1D and the maps under them."""
     ids = cfg.images or [f"{number:04d}" for number in range(cfg.count)]
-    path = Path(cfg.results) / "figures" / "mnist1d.png"
-    curves.draw(mnist1d.network(cfg.curves.weights), curves.EXPLAINERS, path, ids=list(ids))
-    return [path]
+    results, picture = ResultFolder(Path(cfg.results), cfg.overwrite), "figures/mnist1d.png"
+    if not results.may_draw(picture, len(ids)):
+        return []
+    figure = curves.draw(mnist1d.network(cfg.curves.weights), curves.EXPLAINERS, ids=list(ids))
+    figure.savefig(results.path / picture, dpi=110, metadata={"Comment": provenance("other data", made_of=len(ids))})
+    return [results.path / picture]
 
 
 def _thresholds(cfg: DictConfig) -> list[Path]:

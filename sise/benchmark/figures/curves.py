@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from sise.baselines.grad_cam import grad_cam
@@ -21,6 +23,7 @@ from sise.types import Model
 
 __all__ = ["EXPLAINERS", "draw"]
 
+matplotlib.use("Agg")  # files only; no display is needed
 EXPLAINERS: Mapping[str, Callable[..., Tensor]] = {
     "SISE": sise,
     "Ada-SISE": ada_sise,
@@ -37,11 +40,10 @@ EXPLAINERS: Mapping[str, Callable[..., Tensor]] = {
 def draw(
     model: Model,
     explainers: Mapping[str, Callable[..., Tensor]],
-    path: Path,
     *,
     ids: Sequence[str],
     fraction: float = 0.30,
-) -> None:
+) -> Figure:
     """Curves, and under each of them the map of every explainer for the predicted digit.
 
     The points that an explainer's map keeps are set off in its row; beside the row stand the confidence that is lost
@@ -50,17 +52,11 @@ def draw(
     Args:
         model: Of :func:`network`.
         explainers: By label.
-        path: Where to write the figure.
         ids: Test curves, one column each.
         fraction: Share of the points that is kept.
     """
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     data = MNIST1D("test")
     figure = Figure(figsize=(3.1 * len(ids), 1.9 + 0.34 * len(explainers)), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1 + len(explainers), len(ids), height_ratios=[4.5, *[1] * len(explainers)])
     for column, image_id in enumerate(ids):
         curve = data[image_id].image
@@ -90,5 +86,4 @@ def draw(
         f"white: the {100 * fraction:.0f} % of the points that are kept; beside it, how much of the confidence is lost"
     )
     figure.supxlabel(f"{caption} without the others (+: it rises)", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return figure

@@ -12,6 +12,7 @@ import pytest
 import torch
 from checkout import ROOT
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -348,15 +349,18 @@ def test_the_explainers_of_the_figures_exist():
 
 def test_curves_are_drawn_by_name_or_number(tmp_path, monkeypatch):
     pytest.importorskip("mnist1d")
-    monkeypatch.setattr(draw.curves, "EXPLAINERS", {"Grad-CAM": draw.curves.EXPLAINERS["Grad-CAM"]})
     seen = []
-    monkeypatch.setattr(draw.curves, "draw", lambda model, explainers, path, ids: seen.append((path, ids)))
+    monkeypatch.setattr(draw.curves, "draw", lambda model, explainers, ids: seen.append(ids) or Figure())
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         for words in (["count=2"], ["images=[0003,0017]"]):
             cfg = compose("figures", ["figure=curves", f"results={tmp_path}", *words])
             assert draw.compose_cells(cfg, words) == []
             assert draw.draw(cfg, []) == [tmp_path / "figures/mnist1d.png"]
-    assert [ids for _, ids in seen] == [["0000", "0001"], ["0003", "0017"]]
+    assert seen == [["0000", "0001"], ["0003", "0017"]]
+    picture = tmp_path / "figures/mnist1d.png"
+    assert note_of(picture)["made_of"] == 2
+    Figure().savefig(picture)  # somebody else's
+    assert draw.draw(cfg, []) == [] and not note_of(picture)
 
 
 def test_thresholds_without_records_say_what_makes_them(tmp_path):
