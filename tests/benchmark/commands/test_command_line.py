@@ -18,7 +18,7 @@ from sise.benchmark.commands import command as commands_command
 from sise.benchmark.commands import sweeps
 from sise.benchmark.names import check_names, folder_name
 from sise.benchmark.run import cells, settings, unknown_names
-from sise.benchmark.run.command_line import as_typed, for_hydra, parsed
+from sise.benchmark.run.command_line import TEXT_GROUPS, TEXT_NAMES, TEXTS, as_typed, for_hydra, parsed
 from sise.errors import SuiteError
 
 CONFIGS = str(ROOT / "configs")
@@ -33,7 +33,13 @@ CONFIGS = str(ROOT / "configs")
      "a#b.jpg", "写真.jpg", "$HOME.jpg", "[1].jpg", "-dash.jpg", "a,b.jpg", "C:\\x\\", " lead", "{a}.jpg", "~/x.jpg"],
 )  # fmt: skip
 def test_a_path_is_the_word_as_typed(text):
-    for key in ("image", "out", "model.weights", "dataset.root", "roots.voc2007", "variant", "table", "+explainer"):
+    keys = {
+        *TEXTS,
+        *(f"some.{name}" for name in TEXT_NAMES),
+        *(f"{group}.vgg16" for group in TEXT_GROUPS),
+        "+explainer",
+    }
+    for key in sorted(keys):
         (word,) = for_hydra([f"{key}={text}"])
         (override,) = parsed([word])
         assert override.value() == text and not override.is_sweep_override()

@@ -13,6 +13,7 @@ from PIL import Image
 from trees import annotation, rectangle, write_coco, write_voc
 
 from sise.benchmark.datasets import coco2014, published_counts, voc2007
+from sise.benchmark.datasets.base import BaseDataset
 from sise.benchmark.datasets.coco2014 import COCO2014, COCO_CLASSES
 from sise.benchmark.datasets.imagenet import imagenet_classes
 from sise.benchmark.datasets.photos import Photos
@@ -665,6 +666,15 @@ class TestPhotos:
 
     def test_the_fingerprint_follows_boxes(self, tmp_path):
         assert self.edited(tmp_path, "chelsea").fingerprint() != self.edited(tmp_path, "chelsea", x0="1").fingerprint()
+
+
+def test_what_inherits_and_says_no_content_is_told_what_it_lacks():
+    class Mine(BaseDataset):
+        name, classes, ids, _targets = "mine", ("a",), ("1",), {"1": (0,)}
+
+    assert Mine().verify_counts() == Mine().verify_annotations() == (True, "")
+    with pytest.raises(SuiteError, match=r"Mine inherits BaseDataset: expected a method _content\(\)"):
+        Mine().fingerprint()
 
 
 def test_imagenet_names_are_1000_and_unique():
