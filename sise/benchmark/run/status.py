@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sise.benchmark import invocation
+from sise.benchmark.datasets.base import plural
 from sise.benchmark.records import metric_sets
 from sise.benchmark.records.code_version import other_code
 from sise.benchmark.records.departures import identity_of
@@ -159,17 +160,18 @@ def report(statuses: Sequence[Status]) -> str:
     measured = [s.left for s in statuses if s.left is not None]
     unknown = sum(s.left is None for s in statuses)
     total = duration(None if unknown and not sum(measured) else sum(measured))
-    rows.append([f"{len(statuses)} cells", *map(str, sums), f"at least {total}" if unknown and total != "?" else total])
+    left = f"at least {total}" if unknown and total != "?" else total
+    rows.append([plural(len(statuses), "cell"), *map(str, sums), left])
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     lines += [f"{s.name}: stale: {reason}" for s in statuses if s.stale for reason in s.reasons]
     lines += [f"{s.name}: at work: {writer}" for s in statuses for writer in s.writers]
     if kept := sum(s.kept for s in statuses):
         count = sum(s.kept > 0 for s in statuses)
-        where = "1 cell" if count == 1 else f"{count} cells"
-        lines.append(f"maps kept: {readable_bytes(kept)} in {where}, as {PATTERN}; safe to delete")
+        lines.append(f"maps kept: {readable_bytes(kept)} in {plural(count, 'cell')}, as {PATTERN}; safe to delete")
     if unknown:
-        lines.append(f"{unknown} cells have no record yet to tell their time from: estimate=true measures them.")
+        cells = f"{plural(unknown, 'cell')} {'has' if unknown == 1 else 'have'} no record yet to tell"
+        lines.append(f"{cells} the time from: estimate=true measures that.")
     if sum(measured):
         lines.append("Time left: on one device as recorded, each explainer alone; on shared probes it takes less.")
     return "\n".join(lines)
