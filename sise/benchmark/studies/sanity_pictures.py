@@ -12,7 +12,7 @@ from sise.benchmark.figures.captions import footer, subject
 from sise.benchmark.figures.colours import INK, PALE, outline, overlay
 from sise.benchmark.figures.layout import Rows, Sheet
 from sise.benchmark.run.cells import Cell
-from sise.benchmark.studies.sanity_run import OTHER, TRAINED, UNTRAINED, records, summarise, to_markdown
+from sise.benchmark.studies.sanity_run import APART, OTHER, OTHER_CLASS, TRAINED, records, summarise, to_markdown
 
 
 def sanity_check(cfg: DictConfig, cells: Sequence[Cell], pairs: Sequence[tuple[str, int]]) -> dict[str, Sheet | str]:
@@ -32,7 +32,7 @@ def sheet(
 ) -> Sheet:
     """The maps of one image: a row per explainer, a column per stage."""
     image_id, target = pair
-    stages = [s for s in dict.fromkeys(records["stage"]) if s != OTHER]
+    stages = [s for s in dict.fromkeys(records["stage"]) if s not in (OTHER_CLASS, OTHER)]
     rivals = [c for c in cells if c.cfg.explainer.name not in cfg.controls]
     first = records[records["image_id"] == image_id].set_index(["explainer", "stage"])
     name = cells[0].dataset.classes[target]
@@ -79,7 +79,7 @@ def plot(cfg: DictConfig, cells: Sequence[Cell], table: pd.DataFrame) -> Sheet:
     """Mean similarity by stage, one line per explainer; what is no stage of the cascade stands apart, unjoined."""
     controls = {c.cfg.explainer.label for c in cells if c.cfg.explainer.name in cfg.controls}
     labels = list(dict.fromkeys(table["explainer"]))
-    apart = [s for s in (UNTRAINED, OTHER) if s in set(table["stage"])]
+    apart = [s for s in APART if s in set(table["stage"])]
     joined = [s for s in dict.fromkeys(table["stage"]) if s not in apart]
     width, height, plot_width, plot_height = 1270, 470, 440, 300
     sheet = Sheet(width, height)

@@ -21,9 +21,13 @@ from sise.benchmark.run.cells import Cell
 from sise.benchmark.run.session import Shared
 from sise.benchmark.studies import sanity
 from sise.benchmark.terminal import Progress
+from sise.probe.probe import Probe
+from sise.types import Sample
 
 log = logging.getLogger(__name__)
-TRAINED, UNTRAINED, OTHER = "trained", "untrained", "another image"
+TRAINED, UNTRAINED, OTHER_CLASS, OTHER = "trained", "untrained", "another class", "another image"
+APART = (UNTRAINED, OTHER_CLASS, OTHER)
+"""What is no stage of the cascade."""
 
 
 def records(cells: Sequence[Cell], pairs: Sequence[tuple[str, int]], seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -51,6 +55,7 @@ def records(cells: Sequence[Cell], pairs: Sequence[tuple[str, int]], seed: int) 
     shown: dict[Any, Any] = {"picture": seen(trained.model, first)}
     shown["mask"] = first.ground_truth[_output(cells[0], pairs[0])].cpu().numpy()
     reference: dict[tuple[str, int], Tensor] = {}
+    of_another_class: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
     for stage, make, count in (bar := Progress(plan, desc="sanity", unit="network")):
         for i, (sample, pair) in enumerate(zip(samples, pairs, strict=True)):
@@ -72,17 +77,36 @@ def records(cells: Sequence[Cell], pairs: Sequence[tuple[str, int]], seed: int) 
                     continue
                 if make is None:
                     reference[label, i] = saliency
+                    of_another_class += _another_class(trained, cell, sample, probe, pair[1], saliency, seed)
                 if i == 0:
                     shown[label, stage] = saliency
                 _compare(record, reference.get((label, i)), saliency)
             if make is None:
                 shared.keep(probe)
+    found += of_another_class
     if len(pairs) > 1:
         for label, i in reference:
             record = {"explainer": label, "stage": OTHER, "modules": 0, "image_id": samples[i].image_id, "failed": ""}
             found.append(record)
             _compare(record, reference[label, i], reference.get((label, (i + 1) % len(pairs))))
     return pd.DataFrame(found), shown
+
+
+def _another_class(
+    trained: Shared, cell: Cell, sample: Sample, probe: Probe, target: int, saliency: Tensor, seed: int
+) -> list[dict[str, Any]]:
+    """How alike a map is to that of another class in the same image, drawn from those the network knows, if any."""
+    classes = [k for k, name in enumerate(cell.dataset.classes) if name in cell.outputs and k != target]
+    if not classes:
+        return []
+    other = int(np.random.default_rng(probing.image_seed(seed, sample.image_id)).choice(classes))
+    record: dict[str, Any] = {"explainer": cell.cfg.explainer.label, "stage": OTHER_CLASS, "modules": 0}
+    record |= {"image_id": sample.image_id, "failed": "", "confidence": probe.confidence(_output(cell, ("", other)))}
+    try:
+        _compare(record, saliency, trained.explain(cell, sample, probe, other).cpu())
+    except Exception as error:
+        record["failed"] = f"{type(error).__name__}: {error}"
+    return [record]
 
 
 def _output(cell: Cell, pair: tuple[str, int]) -> int:
@@ -126,9 +150,11 @@ def to_markdown(cfg: DictConfig, cells: Sequence[Cell], table: pd.DataFrame, rec
         f"{records['image_id'].nunique()} images ± standard error (images and random numbers: seed {cfg.seed}). "
         "Weights and biases are randomised from the classifier down, cumulatively: normal numbers with each tensor's "
         "standard deviation, weights around zero, other ones for each image (SISE Fig. 11). "
-        f"*{UNTRAINED}*: every layer by its own initialiser (Fig. 13). *{OTHER}*: the trained network's map of another "
-        "image and class, for scale: a map that is no more alike than this has nothing left of the first one. Lower = "
-        "more sensitive to what the network learnt; the controls ignore the network and must stay at 1.",
+        f"*{UNTRAINED}*: every layer by its own initialiser (Fig. 13). *{OTHER_CLASS}*: the trained network's map of a "
+        "class drawn from the others, same image (Sixt et al., ICML 2020): 1 = blind to the class. "
+        f"*{OTHER}*: its map of another image and class, for scale: a map that is no more alike than this has nothing "
+        "left of the first one. Lower = more sensitive to what the network learnt; the controls ignore the network and "
+        "must stay at 1.",
         f"{footer(cells)}. {cells[0].model.note}.",
     ]
     for name, title in (("spearman", "Spearman rank correlation"), ("ssim", "SSIM")):

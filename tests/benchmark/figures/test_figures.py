@@ -288,7 +288,7 @@ def test_the_sanity_check_end_to_end(prepare, monkeypatch):
     cfg, cells = prepare("figure=sanity", QUICK, "count=3")
     csv, markdown, sheet, plot = draw.draw(cfg, cells)
     table = pd.read_csv(csv)
-    stages = ["trained", "head", "block 3", "block 2", "block 1", "untrained", "another image"]
+    stages = ["trained", "head", "block 3", "block 2", "block 1", "untrained", "another class", "another image"]
     assert list(dict.fromkeys(table["stage"])) == stages
     assert set(table["explainer"]) == {"Grad-CAM", "SISE", "Uniform", "Centre"} and (table["n"] == 3).all()
     assert (table.loc[table["stage"] == "trained", ["spearman", "ssim"]] > 0.9999).all().all()
@@ -297,7 +297,8 @@ def test_the_sanity_check_end_to_end(prepare, monkeypatch):
     assert (table.loc[table["explainer"] == "Uniform", "undefined"] == 3).all()  # counted: constant by nature
     assert (table.loc[table["explainer"] == "Centre", "undefined"] == 0).all()
     sise = table[table["explainer"] == "SISE"].set_index("stage")
-    assert sise.loc["block 1", "spearman"] < 0.9 and list(sise["modules"]) == [0, 1, 2, 3, 5, 5, 0]
+    assert sise.loc["block 1", "spearman"] < 0.9 and list(sise["modules"]) == [0, 1, 2, 3, 5, 5, 0, 0]
+    assert sise.loc["another class", "spearman"] < 0.9  # the controls are blind to the class
     text = markdown.read_text()
     assert "| SISE | 1.00 ± 0.00 |" in text and "Uniform everywhere" in text and "another image" in text
     assert sheet.name == "sanity_maps_toy_toynet.jpg" and plot.name == "sanity_toy_toynet.png"
