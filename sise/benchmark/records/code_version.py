@@ -206,12 +206,17 @@ def _path(file: str) -> Path | None:
         above, name = _path(source), file[len(source) + 1 :]
         return above.parent / name if above and (above.parent / name).is_file() else None
     if _is_own(file):
-        # a checkout has baselines/ and metrics/ beside sise/, with links to them inside only where `make install` ran
-        beside = ROOT / file.removeprefix(f"{PACKAGE}/")
-        there = [ROOT / file, *([beside] if file.split("/")[1] in ("baselines", "metrics") else [])]
-        return next((path for path in there if path.is_file()), None)
+        return _own_path(file)
     places = _places(file.split("/")[0].removesuffix(".py"))
     return next((place / file for place in places if (place / file).is_file()), None)
+
+
+@functools.cache
+def _own_path(file: str) -> Path | None:
+    # a checkout has baselines/ and metrics/ beside sise/, with links to them inside only where `make install` ran
+    beside = ROOT / file.removeprefix(f"{PACKAGE}/")
+    there = [ROOT / file, *([beside] if file.split("/")[1] in ("baselines", "metrics") else [])]
+    return next((path for path in there if path.is_file()), None)
 
 
 def _there(file: str) -> Path:
