@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 .PHONY: help tables report docs test test-cpus lint install clean
 
 help:
-	@echo 'make tables   environment (6 GB), main job on the embedded data (about a quarter of an hour), tables in results/'
+	@echo 'make tables   environment (6 GB), main job on the embedded data (15 to 20 minutes), tables in results/'
 	@echo 'make report   one page of everything in results/: results/report.html'
 	@echo 'make docs     the pages of docs/ as a site: site/index.html'
 	@echo 'make test     environment, style, tests; the quick ones alone: $(RUN) -m pytest -m "not slow"'
