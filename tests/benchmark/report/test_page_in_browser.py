@@ -115,6 +115,13 @@ def choose(browser, name, value):
         field.send_keys(value)
 
 
+def reset(browser, key=None):
+    """Shows all again, by a click or a key, and waits until the page has done what it does after the event."""
+    button = find(browser, "#filters button[type=reset]")
+    button.send_keys(key) if key else button.click()
+    browser.execute_async_script("setTimeout(arguments[0])")
+
+
 def head(browser, text):
     (found,) = (h for h in browser.find_elements(By.CSS_SELECTOR, "#lines thead th") if h.text.startswith(text))
     return found
@@ -142,7 +149,7 @@ def test_columns_sort_better_first_then_worse_and_what_has_no_value_is_last(brow
     assert order(browser, "Drop%") == ([2, 1, 0, 5, 3, 4], "ascending")  # lower is better
     assert order(browser, "Explainer") == ([2, 1, 4, 0, 3, 5], "ascending")
     assert find(browser, "#filters output").text == "6 of 6 lines, by Explainer, ascending"
-    find(browser, "#filters button[type=reset]").click()
+    reset(browser)
     assert shown(browser) == ALL and not browser.find_elements(By.CSS_SELECTOR, "th[aria-sort]")
 
 
@@ -177,7 +184,7 @@ def test_filters_work_together_and_stay_in_the_address(browser, page):
     assert find(browser, "#filters [name=metric]").get_attribute("value") == "Drop%"
     choose(browser, "metric", "EBPG")
     assert [ALL.index(line) for line in shown(browser)] == [1, 0, 2]  # not run, but published: shown, and last
-    find(browser, "#filters button[type=reset]").click()
+    reset(browser)
     assert shown(browser) == ALL and browser.current_url in (page, page + "#board")
 
 
@@ -218,7 +225,7 @@ def test_everything_goes_by_keyboard(browser):
     active = browser.switch_to.active_element
     active.send_keys(Keys.ENTER)
     assert head(browser, "Explainer").get_attribute("aria-sort") == "ascending"
-    find(browser, "#filters button[type=reset]").send_keys(Keys.SPACE)
+    reset(browser, Keys.SPACE)
     (stop,) = browser.find_elements(By.CSS_SELECTOR, "#lines tbody button[tabindex='0']")  # one stop of the Tab key
     stop.send_keys(Keys.ARROW_DOWN)
     assert browser.switch_to.active_element.accessible_name.startswith("RISE, shapes, VGG16, EBPG: 60.00")

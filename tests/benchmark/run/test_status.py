@@ -91,7 +91,7 @@ def test_code_means_what_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(code_version, "ROOT", tmp_path)
 
     def now():
-        for function in (code_version._tree, code_version._imported, code_version._source_hash):
+        for function in (code_version._own_path, code_version._tree, code_version._imported, code_version._source_hash):
             function.cache_clear()
         return code_of(config)
 
