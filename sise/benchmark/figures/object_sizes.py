@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sise.benchmark.metric_facts import COSTS
 from sise.benchmark.records.provenance import provenance
 from sise.benchmark.tables.result_files import ResultFolder
 from sise.benchmark.tables.strata import STRATA, stratify
-from sise.benchmark.tables.table import Run, Table
+from sise.benchmark.tables.table import Column, Run, Table
 from sise.benchmark.tables.words import LOWER_IS_BETTER, label_of
 
 __all__ = ["object_sizes", "write"]
@@ -38,8 +39,7 @@ def object_sizes(table: Table, found: pd.DataFrame, model: str) -> Figure:
     rows = found[(found["stratum"] == "area") & (found["model"] == model)]
     parts = [part for part in STRATA["area"].names if part in set(rows["part"])]
     metrics = [metric for metric in table.metrics if metric not in COSTS and metric in set(rows["metric"])]
-    controls = [column.label for column in table.columns if column.control]
-    methods = [column.label for column in table.columns if not column.control]
+    looks = _looks(table.columns)
     down, names = math.ceil(len(metrics) / ACROSS), math.ceil(len(table.columns) / NAMES_ACROSS)
     figure = Figure(figsize=(13, 3 * down + 0.25 * names + 0.4), layout="constrained")
     panels = figure.subplots(down, ACROSS, squeeze=False).ravel()
@@ -47,17 +47,8 @@ def object_sizes(table: Table, found: pd.DataFrame, model: str) -> Figure:
         for column in table.columns:
             line = rows[(rows["metric"] == metric) & (rows["method"] == column.label)].set_index("part").reindex(parts)
             if line["mean"].notna().any():
-                if column.control:
-                    look = {
-                        "color": "0.5",
-                        "linestyle": DASHES[controls.index(column.label) % len(DASHES)],
-                        "zorder": 1,
-                    }
-                else:
-                    turn, colour = divmod(methods.index(column.label), 10)
-                    look = {"color": f"C{colour}", "marker": MARKERS[turn % len(MARKERS)], "markersize": 4, "zorder": 2}
                 axes.errorbar(range(len(parts)), line["mean"], line["standard error"], capsize=2, label=column.label,
-                              linewidth=1.2, elinewidth=0.8, **look)  # fmt: skip
+                              linewidth=1.2, elinewidth=0.8, **looks[column.label])  # fmt: skip
         axes.set_title(f"{label_of(metric)} {'↓' if metric in LOWER_IS_BETTER else '↑'}", fontsize=10)
         axes.set_xticks(range(len(parts)), parts, fontsize=8)
         axes.grid(alpha=0.3)
@@ -71,6 +62,19 @@ def object_sizes(table: Table, found: pd.DataFrame, model: str) -> Figure:
         fontsize=11,
     )
     return figure
+
+
+def _looks(columns: Sequence[Column]) -> dict[str, dict[str, Any]]:
+    """How Matplotlib draws each column's line, by label."""
+    dashes, marks = cycle(DASHES), cycle(product(MARKERS, (f"C{number}" for number in range(10))))
+    looks: dict[str, dict[str, Any]] = {}
+    for column in columns:
+        if column.control:
+            looks[column.label] = {"color": "0.5", "linestyle": next(dashes), "zorder": 1}
+        else:
+            marker, colour = next(marks)
+            looks[column.label] = {"color": colour, "marker": marker, "markersize": 4, "zorder": 2}
+    return looks
 
 
 def write(table: Table, definition: Mapping[str, Any], runs: Sequence[Run], results: ResultFolder) -> list[Path]:

@@ -92,7 +92,6 @@ class Budget:
 
 def identity_config(cfg: DictConfig) -> dict[str, Any]:
     """The settings a run's numbers depend on, without the places where files lie."""
-    settings = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
 
     def without_places(node: Any, key: str) -> Any:
         if not isinstance(node, dict):
@@ -100,7 +99,7 @@ def identity_config(cfg: DictConfig) -> dict[str, Any]:
         children = {name: (child, f"{key}.{name}") for name, child in node.items()}
         return {name: without_places(child, k) for name, (child, k) in children.items() if k not in NOT_IDENTITY}
 
-    kept = {group: without_places(settings[group], group) for group in GROUPS}
+    kept = {group: without_places(OmegaConf.to_container(cfg[group], resolve=True), group) for group in GROUPS}
     return kept | {"engine": {"precision": cfg.engine.precision}}
 
 

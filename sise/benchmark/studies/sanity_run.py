@@ -69,11 +69,8 @@ def records(cells: Sequence[Cell], pairs: Sequence[tuple[str, int]], seed: int) 
                 record |= {"spearman": np.nan, "ssim": np.nan, "undefined": False, "failed": ""}
                 record["confidence"] = probe.confidence(_output(cell, pair))
                 found.append(record)
-                try:
-                    saliency = shared.explain(cell, sample, probe, pair[1]).cpu()
-                except Exception as error:  # a random network may overflow: counted, not hidden
-                    log.warning("%s, %s, image %s failed: %s", label, stage, sample.image_id, error)
-                    record["failed"] = f"{type(error).__name__}: {error}"
+                saliency = _map(shared, cell, sample, probe, pair[1], record)
+                if saliency is None:
                     continue
                 if make is None:
                     reference[label, i] = saliency
@@ -102,11 +99,20 @@ def _another_class(
     other = int(np.random.default_rng(probing.image_seed(seed, sample.image_id)).choice(classes))
     record: dict[str, Any] = {"explainer": cell.cfg.explainer.label, "stage": OTHER_CLASS, "modules": 0}
     record |= {"image_id": sample.image_id, "failed": "", "confidence": probe.confidence(_output(cell, ("", other)))}
-    try:
-        _compare(record, saliency, trained.explain(cell, sample, probe, other).cpu())
-    except Exception as error:
-        record["failed"] = f"{type(error).__name__}: {error}"
+    _compare(record, saliency, _map(trained, cell, sample, probe, other, record))
     return [record]
+
+
+def _map(
+    shared: Shared, cell: Cell, sample: Sample, probe: Probe, target: int, record: dict[str, Any]
+) -> Tensor | None:
+    """(H, W) saliency; None where it fails, as a random network may by overflow: entered and said, not hidden."""
+    try:
+        return shared.explain(cell, sample, probe, target).cpu()
+    except Exception as error:
+        log.warning("%s, %s, image %s failed: %s", record["explainer"], record["stage"], sample.image_id, error)
+        record["failed"] = f"{type(error).__name__}: {error}"
+        return None
 
 
 def _output(cell: Cell, pair: tuple[str, int]) -> int:
